@@ -1,0 +1,106 @@
+"""The state of the hart and of what caches it: everything that the core's chapters share.
+
+One `Hart` is owned by one `vpod._cpu.Cpu` and passed by pointer. What is architectural comes first and is what a
+snapshot keeps; the rest (TLB, blocks, counters of this run) is rebuilt. Invariants:
+
+* `x[0]` is always zero; `x[32]` is where writes to x0 go (the decoder says 32 for a destination of x0), so no
+  instruction tests its destination.
+* An f register that holds a single is NaN-boxed: its upper 32 bits are ones.
+* A trap is stored here (`trap_pending`, `trap_cause`, `trap_value`), never raised; whoever stored it returns 0 (false).
+* `instret = instret_base - countdown`: one counter serves the budget, the timer check and `minstret`.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef enum:
+    PRIV_U = 0
+    PRIV_S = 1
+    PRIV_M = 3
+
+cdef enum:
+    PAGE_SHIFT = 12
+    PAGE_SIZE = 4096
+    TLB_SIZE = 256
+    TLB_MODES = 4              # U, S, S with SUM, M (and every bare access)
+    JUMP_SIZE = 4096
+    PMP_ENTRIES = 16
+    X0_SINK = 32
+
+cdef enum:                     # exception causes, privileged specification, table "mcause values after trap"
+    CAUSE_FETCH_MISALIGNED = 0
+    CAUSE_FETCH_ACCESS = 1
+    CAUSE_ILLEGAL = 2
+    CAUSE_BREAKPOINT = 3
+    CAUSE_LOAD_MISALIGNED = 4
+    CAUSE_LOAD_ACCESS = 5
+    CAUSE_STORE_MISALIGNED = 6
+    CAUSE_STORE_ACCESS = 7
+    CAUSE_ECALL_U = 8
+    CAUSE_ECALL_S = 9
+    CAUSE_ECALL_M = 11
+    CAUSE_FETCH_PAGE = 12
+    CAUSE_LOAD_PAGE = 13
+    CAUSE_STORE_PAGE = 15
+
+cdef enum:                     # bits of mip and mie
+    IRQ_SSIP = 1 << 1
+    IRQ_MSIP = 1 << 3
+    IRQ_STIP = 1 << 5
+    IRQ_MTIP = 1 << 7
+    IRQ_SEIP = 1 << 9
+    IRQ_MEIP = 1 << 11
+
+cdef enum:                     # accrued exceptions, F extension, "fflags"
+    FFLAG_NX = 1
+    FFLAG_UF = 2
+    FFLAG_OF = 4
+    FFLAG_DZ = 8
+    FFLAG_NV = 16
+
+cdef struct Insn:              # a decoded instruction, 16 bytes
+    uint16_t op                # an Op of _decode.pxd
+    uint8_t rd                 # 32 for integer destinations of x0; 0..31 for f registers
+    uint8_t rs1                # register number, or the 5-bit immediate of csrr*i
+    uint8_t rs2
+    uint8_t rs3                # third source of fused multiply-adds
+    uint8_t rm                 # rounding mode field of floating-point instructions (7: dynamic)
+    uint8_t length             # 2 or 4
+    int32_t imm                # sign-extended immediate; shift amount; CSR number; the word itself when op is OP_ILLEGAL
+    uint32_t offset            # of this instruction from the start of its block, in bytes
+
+cdef struct TlbEntry:          # a tag that can't match (~0) makes the access miss
+    uint64_t read_tag          # virtual page address of an access that needs no further check
+    uint64_t write_tag
+    uint64_t exec_tag
+    uint64_t addend            # host address minus virtual address
+
+cdef struct Block:
+    uint64_t pa                # physical address of the first instruction
+    Block* hash_next
+    Block* page_next           # the other blocks of this physical page
+    Block* link[2]             # successors within the same page: 0 falls through, 1 taken
+    uint32_t count             # instructions
+    uint32_t size              # bytes
+    Insn insns[1]              # `count` of them and a terminator
+
+cdef struct JumpEntry:
+    uint64_t tag               # virtual pc ^ privilege << 60
+    Block* block
+
+cdef struct Hart:
+    # integer and floating-point state
+    uint64_t x[33]
+    uint64_t pc
+    uint64_t f[32]
+    uint32_t fflags
+    uint32_t frm
+    # privileged state
+    uint32_t priv
+    uint64_t mstatus, misa, medeleg, mideleg, mie, mip, mtvec, mscratch, mepc, mcause, mtval
+    uint64_t mcounteren, mcountinhibit, menvcfg
+    uint64_t stvec, sscratch, sepc, scause, stval, satp, scounteren, senvcfg, stimecmp
+    uint8_t pmpcfg[PMP_ENTRIES]
+    uint64_t pmpaddr[PMP_ENTRIES]
+    uint64_t mtimecmp
+    # LR/SC: physical address of the reservation, ~0 for none
+    uint64_t reservation
