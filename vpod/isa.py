@@ -254,7 +254,7 @@ fsgnjx.d  | 0010001 ttttt sssss 010 ddddd 1010011   | fff
 fmin.d    | 0010101 ttttt sssss 000 ddddd 1010011   | fff
 fmax.d    | 0010101 ttttt sssss 001 ddddd 1010011   | fff
 fcvt.s.d  | 0100000 00001 sssss mmm ddddd 1010011   | ff.rm
-fcvt.d.s  | 0100001 00000 sssss mmm ddddd 1010011   | ff.rm
+fcvt.d.s  | 0100001 00000 sssss mmm ddddd 1010011   | ff.rm   | exact
 feq.d     | 1010001 ttttt sssss 010 ddddd 1010011   | xff
 flt.d     | 1010001 ttttt sssss 001 ddddd 1010011   | xff
 fle.d     | 1010001 ttttt sssss 000 ddddd 1010011   | xff
@@ -264,8 +264,8 @@ fcvt.wu.d | 1100001 00001 sssss mmm ddddd 1010011   | xf.rm
 fcvt.l.d  | 1100001 00010 sssss mmm ddddd 1010011   | xf.rm
 fcvt.lu.d | 1100001 00011 sssss mmm ddddd 1010011   | xf.rm
 fmv.x.d   | 1110001 00000 sssss 000 ddddd 1010011   | xf
-fcvt.d.w  | 1101001 00000 sssss mmm ddddd 1010011   | fx.rm
-fcvt.d.wu | 1101001 00001 sssss mmm ddddd 1010011   | fx.rm
+fcvt.d.w  | 1101001 00000 sssss mmm ddddd 1010011   | fx.rm   | exact
+fcvt.d.wu | 1101001 00001 sssss mmm ddddd 1010011   | fx.rm   | exact
 fcvt.d.l  | 1101001 00010 sssss mmm ddddd 1010011   | fx.rm
 fcvt.d.lu | 1101001 00011 sssss mmm ddddd 1010011   | fx.rm
 fmv.d.x   | 1111001 00000 sssss 000 ddddd 1010011   | fx
@@ -329,10 +329,10 @@ class Row:
     holds. `fields` says where each of rd, rs1, rs2, rs3, rm and imm stands.
 
     The flags: `load`, `store`, `atomic`, `branch` (conditional), `jump`, `indirect` (a jump to a register), `csr`,
-    `fence`, `system`, `fp`, `rounds` (has an rm field), `writes_x`, `writes_f`, and `ends_block`: the core's decoded
-    blocks stop after it, because it may go elsewhere or change how the next instruction is fetched or executed. In a
-    compressed row `writes_x` and `writes_f` speak of the operands that are written out;
-    its base row's hold for what it does.
+    `fence`, `system`, `fp`, `rounds` (has an rm field), `exact` (has one, but never rounds; assemblers write 0 there),
+    `writes_x`, `writes_f`, and `ends_block`: the core's decoded blocks stop after it, because it may go elsewhere or
+    change how the next instruction is fetched or executed. A compressed row's `writes_x` and `writes_f` speak of its
+    written operands; what it does is for its base row's flags to say.
     """
 
     name: str
