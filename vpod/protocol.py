@@ -173,7 +173,9 @@ def parse_fields(payload: bytes) -> list[tuple[int, bytes]]:
     at = 0
     while at < len(payload):
         if len(payload) - at < _FIELD.size:
-            raise AgentError(f"the guest's agent sent a field cut off at byte {at} of {len(payload)}; close the sandbox")
+            raise AgentError(
+                f"the guest's agent sent a field cut off at byte {at} of {len(payload)}; close the sandbox"
+            )
         tag, length = _FIELD.unpack_from(payload, at)
         at += _FIELD.size
         if length > len(payload) - at:
@@ -196,7 +198,9 @@ def parse_u32(payload: bytes) -> int:
 def parse_exit(payload: bytes) -> tuple[int, bytes | None]:
     """Decode EXIT: the exit code, and why the session was lost (``None`` if it was not)."""
     if len(payload) < _I32.size:
-        raise AgentError(f"the guest's agent sent an EXIT of {len(payload)} bytes, at least 4 are due; close the sandbox")
+        raise AgentError(
+            f"the guest's agent sent an EXIT of {len(payload)} bytes, at least 4 are due; close the sandbox"
+        )
     lost = None
     for tag, value in parse_fields(payload[_I32.size :]):
         if tag == ExitTag.SESSION_LOST:
@@ -207,7 +211,9 @@ def parse_exit(payload: bytes) -> tuple[int, bytes | None]:
 def parse_done(payload: bytes) -> tuple[int, str]:
     """Decode DONE: a Linux errno (0 = well) and a message."""
     if len(payload) < _U32.size:
-        raise AgentError(f"the guest's agent sent a DONE of {len(payload)} bytes, at least 4 are due; close the sandbox")
+        raise AgentError(
+            f"the guest's agent sent a DONE of {len(payload)} bytes, at least 4 are due; close the sandbox"
+        )
     return int(_U32.unpack_from(payload)[0]), payload[_U32.size :].decode("utf-8", "replace")
 
 
