@@ -7,10 +7,34 @@ snapshot keeps; the rest (TLB, blocks, counters of this run) is rebuilt. Invaria
   instruction tests its destination.
 * An f register that holds a single is NaN-boxed: its upper 32 bits are ones.
 * A trap is stored here (`trap_pending`, `trap_cause`, `trap_value`), never raised; whoever stored it returns 0 (false).
-* `instret = instret_base - countdown`: one counter serves the budget, the timer check and `minstret`.
+* Instructions retired = `retired_base - countdown`: one counter serves the budget, the timer check and `minstret`.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef extern from *:
+    """
+    #define VPOD_RAM_BASE 0x80000000ull
+    #define VPOD_MENVCFG_STCE (1ull << 63)
+    #define VPOD_MENVCFG_ADUE (1ull << 61)
+    #define VPOD_SD (1ull << 63)
+    #define VPOD_NONE (~0ull)
+    #define VPOD_PPN 0xfffffffffffull
+    #define VPOD_PMPADDR 0x3fffffffffffffull
+    #define VPOD_BOX 0xffffffff00000000ull
+    #define vpod_likely(x) __builtin_expect(!!(x), 1)
+    #define vpod_unlikely(x) __builtin_expect(!!(x), 0)
+    """
+    const uint64_t RAM_BASE "VPOD_RAM_BASE"
+    const uint64_t MENVCFG_STCE "VPOD_MENVCFG_STCE"
+    const uint64_t MENVCFG_ADUE "VPOD_MENVCFG_ADUE"
+    const uint64_t STATUS_SD "VPOD_SD"
+    const uint64_t NONE "VPOD_NONE"
+    const uint64_t PPN_MASK "VPOD_PPN"           # physical page numbers of satp and page tables
+    const uint64_t PMPADDR_MASK "VPOD_PMPADDR"
+    const uint64_t NAN_BOX "VPOD_BOX"
+    bint likely "vpod_likely"(bint) noexcept nogil
+    bint unlikely "vpod_unlikely"(bint) noexcept nogil
 
 cdef enum:
     PRIV_U = 0
@@ -87,6 +111,22 @@ cdef struct JumpEntry:
     uint64_t tag               # virtual pc ^ privilege << 60
     Block* block
 
+cdef struct CodePage:          # a page of RAM from which something was decoded
+    uint64_t lines             # one bit for each 64 bytes that hold decoded instructions
+    Block* blocks
+
+cdef enum Status:              # how the interpreter's inner functions end
+    CONTINUE = 0               # the instruction is done, go on
+    FAULT = 1                  # it is not: a trap is pending, or an access waits for the bus
+    LEAVE = 2                  # it is done, but what follows must be looked up anew
+
+cdef enum MmioState:
+    MMIO_NONE = 0
+    MMIO_READ = 1              # run() must ask the bus, then the instruction is executed again
+    MMIO_WRITE = 2
+    MMIO_READY = 3             # the answer is in mmio_value
+    MMIO_REFUSED = 4           # no device answered: access fault
+
 cdef struct Hart:
     # integer and floating-point state
     uint64_t x[33]
@@ -96,11 +136,50 @@ cdef struct Hart:
     uint32_t frm
     # privileged state
     uint32_t priv
-    uint64_t mstatus, misa, medeleg, mideleg, mie, mip, mtvec, mscratch, mepc, mcause, mtval
+    uint64_t mstatus, medeleg, mideleg, mie, mip, mtvec, mscratch, mepc, mcause, mtval
     uint64_t mcounteren, mcountinhibit, menvcfg
     uint64_t stvec, sscratch, sepc, scause, stval, satp, scounteren, senvcfg, stimecmp
     uint8_t pmpcfg[PMP_ENTRIES]
     uint64_t pmpaddr[PMP_ENTRIES]
     uint64_t mtimecmp
-    # LR/SC: physical address of the reservation, ~0 for none
-    uint64_t reservation
+    uint64_t reservation       # LR/SC: physical address of the reservation, ~0 for none
+    uint64_t cycle_offset      # mcycle and minstret minus the instructions retired
+    uint64_t instret_offset
+    int64_t time_offset        # mtime minus the host's monotonic clock, in ticks of 100 ns
+    uint32_t external          # the PLIC's line to mip.SEIP, which is ORed with the software bit
+
+    # memory
+    uint8_t* ram
+    uint64_t ram_size
+    TlbEntry tlb[TLB_MODES][TLB_SIZE]
+    TlbEntry* data_tlb         # the array for loads and stores in the present mode
+    uint32_t data_mode         # its index
+    uint64_t super_low         # virtual range in which superpages were cached: an sfence.vma of one address there
+    uint64_t super_high        #   empties everything
+    uint64_t pmp_low[PMP_ENTRIES]      # inclusive ranges of the PMP entries, from their registers
+    uint64_t pmp_high[PMP_ENTRIES]
+    uint32_t pmp_active        # entries up to the last that is not off
+
+    # a trap on its way, an access to a device on its way
+    uint32_t trap_pending
+    uint64_t trap_cause
+    uint64_t trap_value
+    uint32_t mmio_state
+    uint32_t mmio_size
+    uint64_t mmio_address
+    uint64_t mmio_value
+
+    # counting: instructions retired so far = retired_base - countdown
+    int64_t countdown          # instructions until somebody must look at time, budget and requests
+    int64_t retired_base
+    int64_t budget             # instructions of this run() not yet put into countdown
+    uint32_t waiting           # a wfi found nothing pending
+    int stop_request           # set by another thread
+
+    # decoded code
+    CodePage** code_pages      # by RAM page; NULL: nothing was decoded from it
+    Block** block_hash
+    uint8_t* arena
+    uint64_t arena_used
+    JumpEntry jump[JUMP_SIZE]
+    uint8_t scratch[512]       # a Block that is used once: page-crossing or cut short

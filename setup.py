@@ -1,0 +1,69 @@
+"""Builds the core and the guest agent; everything else about the package is in pyproject.toml.
+
+Environment: VPOD_CHECKED=1 builds the core with Cython's bounds checks, VPOD_SANITIZE=1 with AddressSanitizer and UBSan,
+VPOD_AGENT=skip leaves the guest agent out (the package then runs snapshots but can't build them).
+"""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+HERE = Path(__file__).parent.resolve()
+
+
+def load(name: str, path: str):
+    """A module of this tree by its file, without importing the package it belongs to."""
+    spec = importlib.util.spec_from_file_location(name, HERE / path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+class BuildAll(build_ext):
+    """The guest agent is built with the extensions: both are compiled code that the tree doesn't keep."""
+
+    def run(self) -> None:
+        super().run()
+        if os.environ.get("VPOD_AGENT") == "skip":
+            return
+        agent = HERE / "builder" / "agent" / "vpod-agent"
+        load("vpod_agent_build", "builder/agent/build.py").build(agent)
+        if not self.inplace:
+            target = Path(self.build_lib) / "vpod_builder" / "agent"
+            target.mkdir(parents=True, exist_ok=True)
+            self.copy_file(str(agent), str(target / agent.name))
+
+
+checked = os.environ.get("VPOD_CHECKED") == "1"
+flags = ["-O2", "-fno-strict-aliasing", "-fwrapv", "-Wno-unused-function"]
+link = []
+if os.environ.get("VPOD_SANITIZE") == "1":
+    flags += ["-g", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"]
+    link += ["-fsanitize=address,undefined"]
+
+load("vpod.isa", "vpod/isa.py")
+load("vpod.isagen", "vpod/isagen.py").write(HERE / "vpod" / "_decode.pxd")
+
+setup(
+    ext_modules=cythonize(
+        [
+            Extension(f"vpod.{name}", [f"vpod/{name}.pyx"], extra_compile_args=flags, extra_link_args=link)
+            for name in ("_cpu", "_fpu")
+        ],
+        compiler_directives={
+            "language_level": 3,
+            "boundscheck": checked,
+            "wraparound": False,
+            "initializedcheck": checked,
+            "cdivision": not checked,
+            "embedsignature": True,
+        },
+    ),
+    cmdclass={"build_ext": BuildAll},
+)

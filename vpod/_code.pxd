@@ -1,0 +1,77 @@
+"""Where decoded code lies, and how it is forgotten when that memory is written.
+
+`code_pages[page]` says which 64-byte lines of a RAM page were decoded. A store to such a page never hits the TLB; the slow path, and
+every device that writes, calls `code_written`, which drops all blocks of the page when a decoded line is hit. Dropped blocks stay in
+the arena, unreachable, until it is full and everything is dropped at once between two blocks: a running block is never freed under
+the interpreter.
+"""
+
+from libc.stdint cimport uint64_t
+from libc.string cimport memset
+
+from vpod._hart cimport *
+
+cdef enum:
+    HASH_SIZE = 1 << 16
+
+
+# ---- the jump cache ------------------------------------------------------------------------------------------
+
+cdef inline uint64_t jump_tag(Hart* h, uint64_t pc) noexcept nogil:
+    return pc ^ <uint64_t>h.priv << 60
+
+cdef inline JumpEntry* jump_entry(Hart* h, uint64_t pc) noexcept nogil:
+    """A page's entries lie in one row of 64, so that sfence.vma with an address empties just that row."""
+    return &h.jump[((pc >> PAGE_SHIFT) & 63) << 6 | ((pc >> 1) ^ (pc >> 7)) & 63]
+
+cdef inline void jump_flush(Hart* h) noexcept nogil:
+    memset(h.jump, 0xff, sizeof(h.jump))
+
+cdef inline void jump_flush_page(Hart* h, uint64_t va) noexcept nogil:
+    memset(&h.jump[((va >> PAGE_SHIFT) & 63) << 6], 0xff, 64 * sizeof(JumpEntry))
+
+
+# ---- the blocks' places -----------------------------------------------------------------------------------------
+
+cdef inline Block** hash_slot(Hart* h, uint64_t pa) noexcept nogil:
+    return &h.block_hash[((pa >> 1) ^ (pa >> 17)) & (HASH_SIZE - 1)]
+
+cdef inline void drop_page(Hart* h, uint64_t page) noexcept nogil:
+    """Forget all blocks of a RAM page, by number."""
+    cdef Block* block = h.code_pages[page].blocks
+    cdef Block** at
+    while block != NULL:
+        at = hash_slot(h, block.pa)
+        while at[0] != block:
+            at = &at[0].hash_next
+        at[0] = block.hash_next
+        block = block.page_next
+    h.code_pages[page] = NULL
+    jump_flush(h)
+
+cdef inline bint code_written(Hart* h, uint64_t offset, uint64_t size) noexcept nogil:
+    """RAM [offset, offset+size), within one page, was written: true if decoded code was there and is dropped."""
+    cdef CodePage* page = h.code_pages[offset >> PAGE_SHIFT]
+    cdef uint64_t first, last, lines
+    if likely(page == NULL):
+        return 0
+    first = (offset & (PAGE_SIZE - 1)) >> 6
+    last = ((offset + size - 1) & (PAGE_SIZE - 1)) >> 6
+    lines = (NONE >> (63 - last + first)) << first
+    if not page.lines & lines:
+        return 0
+    drop_page(h, offset >> PAGE_SHIFT)
+    return 1
+
+cdef inline void drop_all(Hart* h) noexcept nogil:
+    """Empty the arena. Only between blocks."""
+    cdef uint64_t n
+    cdef Block* block
+    for n in range(HASH_SIZE):
+        block = h.block_hash[n]
+        while block != NULL:
+            h.code_pages[(block.pa - RAM_BASE) >> PAGE_SHIFT] = NULL
+            block = block.hash_next
+        h.block_hash[n] = NULL
+    h.arena_used = 0
+    jump_flush(h)

@@ -1,0 +1,824 @@
+"""The core: the run loop and the interpreter. `Cpu` is its only Python face.
+
+`run_loop` looks at what is unusual (interrupts, traps, budgets, devices), finds the block at `pc` and hands it to `execute`, which goes from
+block to block until something unusual comes up. The interpreter is one flat chain of comparisons with an enum, which Cython makes one C
+`switch`; what an instruction does stands there once, in the words of the specification. The chapters it is made of:
+
+    _hart.pxd     the state                          _mmu.pxd      PMP, Sv39, TLB, slow loads and stores
+    _decode.pxd   the decoder, generated from isa.py _code.pxd     where decoded code lies, how it is forgotten
+    _trap.pxd     traps, interrupts, time            _blocks.pxd   decoded blocks
+    _csr.pxd      control and status registers       _arith.pxd    M;  _exec_amo.pxd  A;  _exec_fp.pxd, _softfloat.pxd  F and D
+
+Invariants: `pc` in the hart is that of the next instruction whenever `execute` has returned; within it, `pc` is the block's first
+address and `i.offset` tells the rest. A fault leaves every register as it was before the faulting instruction.
+
+    >>> from vpod._cpu import Cpu
+    >>> cpu = Cpu(None, 64 << 20)
+    >>> cpu.write(0x80000000, bytes.fromhex("93021502"))     # addi t0, a0, 33
+    >>> cpu.set_x(10, 9); cpu.run(1), cpu.x(5)
+    (0, 42)
+"""
+
+cimport cython
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_FillInfo
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from vpod._arith cimport *
+from vpod._blocks cimport *
+from vpod._code cimport *
+from vpod._csr cimport *
+from vpod._decode cimport *
+from vpod._exec_amo cimport *
+from vpod._exec_fp cimport exec_fp
+from vpod._hart cimport *
+from vpod._mmu cimport *
+from vpod._trap cimport *
+
+import json
+
+from vpod.bus import AccessFault
+from vpod.errors import SnapshotDamaged
+
+cdef extern from *:
+    """
+    #include <sys/mman.h>
+    #include <unistd.h>
+    #ifndef MAP_NORESERVE
+    #define MAP_NORESERVE 0
+    #endif
+    static void *vpod_map(size_t size, int fd) {            /* private memory: a file's, or zeros */
+        void *p = fd < 0
+            ? mmap(0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON | MAP_NORESERVE, -1, 0)
+            : mmap(0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, fd, 0);
+        return p == MAP_FAILED ? 0 : p;
+    }
+    """
+    void* map_memory "vpod_map"(size_t size, int fd) noexcept nogil
+    int munmap(void* address, size_t size) noexcept nogil
+
+EXIT_BUDGET = 0
+EXIT_WFI = 1
+EXIT_STOP = 2
+
+cdef enum Exit:
+    LOOP_BUDGET = 0
+    LOOP_WFI = 1
+    LOOP_STOP = 2
+    LOOP_MMIO = 3
+
+cdef enum:
+    CHUNK = 16384                      # instructions between looks at the clock: some 50 µs
+    LINK_NONE = 2                      # the block ended with an indirect jump
+
+# masks of an address whose comparison with a tag is the whole check of an aligned access
+cdef enum:
+    ALIGN_1 = ~0xfff
+    ALIGN_2 = ~0xffe
+    ALIGN_4 = ~0xffc
+    ALIGN_8 = ~0xff8
+
+
+# ---- the interpreter's misses ------------------------------------------------------------------------------------
+
+cdef Status load_missed(Hart* h, Insn* i, uint64_t va) noexcept nogil:
+    """The slow half of every load: size and extension from the opcode."""
+    cdef int op = i.op
+    cdef uint64_t v = 0
+    cdef uint32_t size = 8
+    cdef Status status
+    if op == OP_LB or op == OP_LBU: size = 1
+    elif op == OP_LH or op == OP_LHU: size = 2
+    elif op == OP_LW or op == OP_LWU or op == OP_FLW: size = 4
+    status = load_slow(h, va, size, &v)
+    if status != CONTINUE:
+        return status
+    if op == OP_LB: v = <uint64_t><int64_t><int8_t>v
+    elif op == OP_LH: v = <uint64_t><int64_t><int16_t>v
+    elif op == OP_LW: v = sext(<uint32_t>v)
+    if op == OP_FLW: h.f[i.rd] = v | NAN_BOX
+    elif op == OP_FLD: h.f[i.rd] = v
+    else: h.x[i.rd] = v
+    return CONTINUE
+
+cdef Status store_missed(Hart* h, Insn* i, uint64_t va) noexcept nogil:
+    cdef int op = i.op
+    cdef uint32_t size = 8
+    if op == OP_SB: size = 1
+    elif op == OP_SH: size = 2
+    elif op == OP_SW or op == OP_FSW: size = 4
+    return store_slow(h, va, size, h.f[i.rs2] if op == OP_FSW or op == OP_FSD else h.x[i.rs2])
+
+cdef Status amo_status(Hart* h, Insn* i) noexcept nogil:
+    return execute_amo(h, i)
+
+cdef bint csr_status(Hart* h, Insn* i) noexcept nogil:
+    return csr_execute(h, i)
+
+cdef bint fp_status(Hart* h, Insn* i) noexcept nogil:
+    return exec_fp(h, i)
+
+cdef Status system(Hart* h, Insn* i, uint64_t pc) noexcept nogil:
+    """What ends a block and may change mode, address space or interrupts; `pc` is the instruction's."""
+    cdef int op = i.op
+    h.pc = pc
+    if op == OP_MRET:
+        return LEAVE if mret(h) else FAULT
+    elif op == OP_SRET:
+        return LEAVE if sret(h) else FAULT
+    elif op == OP_ECALL:
+        raise_trap(h, CAUSE_ECALL_U + h.priv, 0)
+        return FAULT
+    elif op == OP_EBREAK:
+        raise_trap(h, CAUSE_BREAKPOINT, pc)
+        return FAULT
+    elif op == OP_ILLEGAL:
+        raise_trap(h, CAUSE_ILLEGAL, <uint32_t>i.imm)
+        return FAULT
+    elif op == OP_WFI:
+        if not wfi(h):
+            return FAULT
+    elif op == OP_SFENCE_VMA:
+        if not sfence_vma(h, i):
+            return FAULT
+    elif op != OP_FENCE_I:             # written code is noticed at the write: fence.i only ends the block
+        if not csr_execute(h, i):
+            return FAULT
+    h.pc = pc + i.length
+    return LEAVE
+
+
+# ---- the interpreter -----------------------------------------------------------------------------------------
+
+cdef void execute(Hart* h, Block* block) noexcept nogil:
+    """Run from `block`, which is at h.pc, until something unusual; h.pc is the next instruction's afterwards."""
+    cdef uint64_t* x = h.x
+    cdef TlbEntry* tlb = h.data_tlb
+    cdef uint64_t pc = h.pc            # of the block's first instruction
+    cdef uint64_t a, target
+    cdef Insn* i
+    cdef TlbEntry* e
+    cdef JumpEntry* entry
+    cdef Block* successor
+    cdef Status status = CONTINUE
+    cdef uint32_t way
+    cdef uint32_t op
+    while True:
+        h.countdown -= block.count
+        if unlikely(h.countdown < 0):
+            h.countdown += block.count
+            h.pc = pc
+            return
+        i = block.insns
+        while True:
+            op = i.op
+            # RV64I
+            if op == OP_ADDI:    x[i.rd] = x[i.rs1] + <uint64_t><int64_t>i.imm
+            elif op == OP_LUI:   x[i.rd] = <uint64_t><int64_t>i.imm
+            elif op == OP_AUIPC: x[i.rd] = pc + i.offset + <uint64_t><int64_t>i.imm
+            elif op == OP_SLTI:  x[i.rd] = <int64_t>x[i.rs1] < i.imm
+            elif op == OP_SLTIU: x[i.rd] = x[i.rs1] < <uint64_t><int64_t>i.imm
+            elif op == OP_XORI:  x[i.rd] = x[i.rs1] ^ <uint64_t><int64_t>i.imm
+            elif op == OP_ORI:   x[i.rd] = x[i.rs1] | <uint64_t><int64_t>i.imm
+            elif op == OP_ANDI:  x[i.rd] = x[i.rs1] & <uint64_t><int64_t>i.imm
+            elif op == OP_SLLI:  x[i.rd] = x[i.rs1] << (i.imm & 63)
+            elif op == OP_SRLI:  x[i.rd] = x[i.rs1] >> (i.imm & 63)
+            elif op == OP_SRAI:  x[i.rd] = <uint64_t>(<int64_t>x[i.rs1] >> (i.imm & 63))
+            elif op == OP_ADD:   x[i.rd] = x[i.rs1] + x[i.rs2]
+            elif op == OP_SUB:   x[i.rd] = x[i.rs1] - x[i.rs2]
+            elif op == OP_SLL:   x[i.rd] = x[i.rs1] << (x[i.rs2] & 63)
+            elif op == OP_SLT:   x[i.rd] = <int64_t>x[i.rs1] < <int64_t>x[i.rs2]
+            elif op == OP_SLTU:  x[i.rd] = x[i.rs1] < x[i.rs2]
+            elif op == OP_XOR:   x[i.rd] = x[i.rs1] ^ x[i.rs2]
+            elif op == OP_SRL:   x[i.rd] = x[i.rs1] >> (x[i.rs2] & 63)
+            elif op == OP_SRA:   x[i.rd] = <uint64_t>(<int64_t>x[i.rs1] >> (x[i.rs2] & 63))
+            elif op == OP_OR:    x[i.rd] = x[i.rs1] | x[i.rs2]
+            elif op == OP_AND:   x[i.rd] = x[i.rs1] & x[i.rs2]
+            elif op == OP_ADDIW: x[i.rd] = sext(<uint32_t>x[i.rs1] + <uint32_t>i.imm)
+            elif op == OP_SLLIW: x[i.rd] = sext(<uint32_t>x[i.rs1] << (i.imm & 31))
+            elif op == OP_SRLIW: x[i.rd] = sext(<uint32_t>x[i.rs1] >> (i.imm & 31))
+            elif op == OP_SRAIW: x[i.rd] = sext(<uint32_t>(<int32_t>x[i.rs1] >> (i.imm & 31)))
+            elif op == OP_ADDW:  x[i.rd] = sext(<uint32_t>x[i.rs1] + <uint32_t>x[i.rs2])
+            elif op == OP_SUBW:  x[i.rd] = sext(<uint32_t>x[i.rs1] - <uint32_t>x[i.rs2])
+            elif op == OP_SLLW:  x[i.rd] = sext(<uint32_t>x[i.rs1] << (x[i.rs2] & 31))
+            elif op == OP_SRLW:  x[i.rd] = sext(<uint32_t>x[i.rs1] >> (x[i.rs2] & 31))
+            elif op == OP_SRAW:  x[i.rd] = sext(<uint32_t>(<int32_t>x[i.rs1] >> (x[i.rs2] & 31)))
+            elif op == OP_FENCE: pass  # one hart, and devices act between instructions
+            # loads: one compare and one add, or a miss
+            elif op == OP_LB:
+                a = x[i.rs1] + <uint64_t><int64_t>i.imm
+                e = &tlb[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)]
+                if likely(e.read_tag == a & <uint64_t><int64_t>ALIGN_1): x[i.rd] = <uint64_t><int64_t>(<int8_t*>(e.addend + a))[0]
+                elif load_missed(h, i, a): status = FAULT; break
+            elif op == OP_LBU:
+                a = x[i.rs1] + <uint64_t><int64_t>i.imm
+                e = &tlb[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)]
+                if likely(e.read_tag == a & <uint64_t><int64_t>ALIGN_1): x[i.rd] = (<uint8_t*>(e.addend + a))[0]
+                elif load_missed(h, i, a): status = FAULT; break
+            elif op == OP_LH:
+                a = x[i.rs1] + <uint64_t><int64_t>i.imm
+                e = &tlb[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)]
+                if likely(e.read_tag == a & <uint64_t><int64_t>ALIGN_2): x[i.rd] = <uint64_t><int64_t>(<int16_t*>(e.addend + a))[0]
+                elif load_missed(h, i, a): status = FAULT; break
+            elif op == OP_LHU:
+                a = x[i.rs1] + <uint64_t><int64_t>i.imm
+                e = &tlb[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)]
+                if likely(e.read_tag == a & <uint64_t><int64_t>ALIGN_2): x[i.rd] = (<uint16_t*>(e.addend + a))[0]
+                elif load_missed(h, i, a): status = FAULT; break
+            elif op == OP_LW:
+                a = x[i.rs1] + <uint64_t><int64_t>i.imm
+                e = &tlb[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)]
+                if likely(e.read_tag == a & <uint64_t><int64_t>ALIGN_4): x[i.rd] = <uint64_t><int64_t>(<int32_t*>(e.addend + a))[0]
+                elif load_missed(h, i, a): status = FAULT; break
+            elif op == OP_LWU:
+                a = x[i.rs1] + <uint64_t><int64_t>i.imm
+                e = &tlb[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)]
+                if likely(e.read_tag == a & <uint64_t><int64_t>ALIGN_4): x[i.rd] = (<uint32_t*>(e.addend + a))[0]
+                elif load_missed(h, i, a): status = FAULT; break
+            elif op == OP_LD:
+                a = x[i.rs1] + <uint64_t><int64_t>i.imm
+                e = &tlb[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)]
+                if likely(e.read_tag == a & <uint64_t><int64_t>ALIGN_8): x[i.rd] = (<uint64_t*>(e.addend + a))[0]
+                elif load_missed(h, i, a): status = FAULT; break
+            # stores
+            elif op == OP_SB:
+                a = x[i.rs1] + <uint64_t><int64_t>i.imm
+                e = &tlb[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)]
+                if likely(e.write_tag == a & <uint64_t><int64_t>ALIGN_1): (<uint8_t*>(e.addend + a))[0] = <uint8_t>x[i.rs2]
+                else:
+                    status = store_missed(h, i, a)
+                    if status: break
+            elif op == OP_SH:
+                a = x[i.rs1] + <uint64_t><int64_t>i.imm
+                e = &tlb[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)]
+                if likely(e.write_tag == a & <uint64_t><int64_t>ALIGN_2): (<uint16_t*>(e.addend + a))[0] = <uint16_t>x[i.rs2]
+                else:
+                    status = store_missed(h, i, a)
+                    if status: break
+            elif op == OP_SW:
+                a = x[i.rs1] + <uint64_t><int64_t>i.imm
+                e = &tlb[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)]
+                if likely(e.write_tag == a & <uint64_t><int64_t>ALIGN_4): (<uint32_t*>(e.addend + a))[0] = <uint32_t>x[i.rs2]
+                else:
+                    status = store_missed(h, i, a)
+                    if status: break
+            elif op == OP_SD:
+                a = x[i.rs1] + <uint64_t><int64_t>i.imm
+                e = &tlb[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)]
+                if likely(e.write_tag == a & <uint64_t><int64_t>ALIGN_8): (<uint64_t*>(e.addend + a))[0] = x[i.rs2]
+                else:
+                    status = store_missed(h, i, a)
+                    if status: break
+            # jumps and branches: pc becomes the next block's
+            elif op == OP_BEQ:
+                way = x[i.rs1] == x[i.rs2]
+                pc += <uint64_t><int64_t>i.imm if way else i.offset + i.length
+                break
+            elif op == OP_BNE:
+                way = x[i.rs1] != x[i.rs2]
+                pc += <uint64_t><int64_t>i.imm if way else i.offset + i.length
+                break
+            elif op == OP_BLT:
+                way = <int64_t>x[i.rs1] < <int64_t>x[i.rs2]
+                pc += <uint64_t><int64_t>i.imm if way else i.offset + i.length
+                break
+            elif op == OP_BGE:
+                way = <int64_t>x[i.rs1] >= <int64_t>x[i.rs2]
+                pc += <uint64_t><int64_t>i.imm if way else i.offset + i.length
+                break
+            elif op == OP_BLTU:
+                way = x[i.rs1] < x[i.rs2]
+                pc += <uint64_t><int64_t>i.imm if way else i.offset + i.length
+                break
+            elif op == OP_BGEU:
+                way = x[i.rs1] >= x[i.rs2]
+                pc += <uint64_t><int64_t>i.imm if way else i.offset + i.length
+                break
+            elif op == OP_JAL:
+                x[i.rd] = pc + i.offset + i.length
+                pc += <uint64_t><int64_t>i.imm
+                way = 1
+                break
+            elif op == OP_JALR:
+                target = (x[i.rs1] + <uint64_t><int64_t>i.imm) & ~<uint64_t>1
+                x[i.rd] = pc + i.offset + i.length
+                pc = target
+                way = LINK_NONE
+                break
+            elif op == OP_NEXT:
+                pc += i.offset
+                way = 0
+                break
+            # M
+            elif op == OP_MUL:    x[i.rd] = x[i.rs1] * x[i.rs2]
+            elif op == OP_MULH:   x[i.rd] = mulh(<int64_t>x[i.rs1], <int64_t>x[i.rs2])
+            elif op == OP_MULHSU: x[i.rd] = mulhsu(<int64_t>x[i.rs1], x[i.rs2])
+            elif op == OP_MULHU:  x[i.rd] = mulhu(x[i.rs1], x[i.rs2])
+            elif op == OP_DIV:    x[i.rd] = div64(<int64_t>x[i.rs1], <int64_t>x[i.rs2])
+            elif op == OP_DIVU:   x[i.rd] = divu64(x[i.rs1], x[i.rs2])
+            elif op == OP_REM:    x[i.rd] = rem64(<int64_t>x[i.rs1], <int64_t>x[i.rs2])
+            elif op == OP_REMU:   x[i.rd] = remu64(x[i.rs1], x[i.rs2])
+            elif op == OP_MULW:   x[i.rd] = sext(<uint32_t>x[i.rs1] * <uint32_t>x[i.rs2])
+            elif op == OP_DIVW:   x[i.rd] = div32(<int32_t>x[i.rs1], <int32_t>x[i.rs2])
+            elif op == OP_DIVUW:  x[i.rd] = divu32(<uint32_t>x[i.rs1], <uint32_t>x[i.rs2])
+            elif op == OP_REMW:   x[i.rd] = rem32(<int32_t>x[i.rs1], <int32_t>x[i.rs2])
+            elif op == OP_REMUW:  x[i.rd] = remu32(<uint32_t>x[i.rs1], <uint32_t>x[i.rs2])
+            # A
+            elif (op == OP_LR_W or op == OP_LR_D or op == OP_SC_W or op == OP_SC_D
+                  or op == OP_AMOSWAP_W or op == OP_AMOADD_W or op == OP_AMOXOR_W or op == OP_AMOAND_W or op == OP_AMOOR_W
+                  or op == OP_AMOMIN_W or op == OP_AMOMAX_W or op == OP_AMOMINU_W or op == OP_AMOMAXU_W
+                  or op == OP_AMOSWAP_D or op == OP_AMOADD_D or op == OP_AMOXOR_D or op == OP_AMOAND_D or op == OP_AMOOR_D
+                  or op == OP_AMOMIN_D or op == OP_AMOMAX_D or op == OP_AMOMINU_D or op == OP_AMOMAXU_D):
+                status = amo_status(h, i)
+                if status: break
+            # F and D: memory
+            elif op == OP_FLW:
+                if unlikely(h.mstatus & STATUS_FS == 0): raise_trap(h, CAUSE_ILLEGAL, 0); status = FAULT; break
+                a = x[i.rs1] + <uint64_t><int64_t>i.imm
+                e = &tlb[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)]
+                if likely(e.read_tag == a & <uint64_t><int64_t>ALIGN_4): h.f[i.rd] = (<uint32_t*>(e.addend + a))[0] | NAN_BOX
+                elif load_missed(h, i, a): status = FAULT; break
+                h.mstatus |= STATUS_FS
+            elif op == OP_FLD:
+                if unlikely(h.mstatus & STATUS_FS == 0): raise_trap(h, CAUSE_ILLEGAL, 0); status = FAULT; break
+                a = x[i.rs1] + <uint64_t><int64_t>i.imm
+                e = &tlb[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)]
+                if likely(e.read_tag == a & <uint64_t><int64_t>ALIGN_8): h.f[i.rd] = (<uint64_t*>(e.addend + a))[0]
+                elif load_missed(h, i, a): status = FAULT; break
+                h.mstatus |= STATUS_FS
+            elif op == OP_FSW:
+                if unlikely(h.mstatus & STATUS_FS == 0): raise_trap(h, CAUSE_ILLEGAL, 0); status = FAULT; break
+                a = x[i.rs1] + <uint64_t><int64_t>i.imm
+                e = &tlb[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)]
+                if likely(e.write_tag == a & <uint64_t><int64_t>ALIGN_4): (<uint32_t*>(e.addend + a))[0] = <uint32_t>h.f[i.rs2]
+                else:
+                    status = store_missed(h, i, a)
+                    if status: break
+            elif op == OP_FSD:
+                if unlikely(h.mstatus & STATUS_FS == 0): raise_trap(h, CAUSE_ILLEGAL, 0); status = FAULT; break
+                a = x[i.rs1] + <uint64_t><int64_t>i.imm
+                e = &tlb[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)]
+                if likely(e.write_tag == a & <uint64_t><int64_t>ALIGN_8): (<uint64_t*>(e.addend + a))[0] = h.f[i.rs2]
+                else:
+                    status = store_missed(h, i, a)
+                    if status: break
+            # system
+            elif op == OP_CSR_INLINE:
+                if not csr_status(h, i): status = FAULT; break
+            elif (op == OP_ECALL or op == OP_EBREAK or op == OP_MRET or op == OP_SRET or op == OP_WFI or op == OP_SFENCE_VMA
+                  or op == OP_FENCE_I or op == OP_ILLEGAL or op == OP_CSRRW or op == OP_CSRRS or op == OP_CSRRC
+                  or op == OP_CSRRWI or op == OP_CSRRSI or op == OP_CSRRCI):
+                if system(h, i, pc + i.offset) == FAULT:
+                    h.countdown += 1
+                return                 # h.pc is set, and these are always the last of their block
+            # F and D: everything else
+            else:
+                if unlikely(not fp_status(h, i)): raise_trap(h, CAUSE_ILLEGAL, 0); status = FAULT; break
+            i += 1
+        if unlikely(status != CONTINUE):
+            h.pc = pc + i.offset
+            h.countdown += block.count - (i - block.insns)
+            if status == LEAVE:
+                h.pc += i.length
+                h.countdown -= 1
+            return
+        if way < LINK_NONE:
+            successor = block.link[way]
+            if likely(successor != NULL):
+                block = successor
+                continue
+        entry = jump_entry(h, pc)
+        if unlikely(entry.tag != jump_tag(h, pc)):
+            h.pc = pc
+            return
+        # a link may join only blocks of one physical page, which one virtual page shows at a time
+        if way < LINK_NONE and block.pa != NONE and (entry.block.pa ^ block.pa) >> PAGE_SHIFT == 0:
+            if linkable(h, pc, block, i, way):
+                block.link[way] = entry.block
+        block = entry.block
+
+
+cdef inline bint linkable(Hart* h, uint64_t target, Block* block, Insn* i, uint32_t way) noexcept nogil:
+    """Whether a jump stays within the virtual page: equal physical pages may also be two virtual ones."""
+    cdef uint64_t within = block.pa & (PAGE_SIZE - 1)
+    cdef int64_t step = <int64_t>i.imm if way and i.op != OP_NEXT else <int64_t>(i.offset + i.length)
+    return <uint64_t>(<int64_t>within + step) < PAGE_SIZE
+
+
+# ---- the run loop --------------------------------------------------------------------------------------------
+
+cdef uint64_t instruction_word(Hart* h, uint64_t pc) noexcept nogil:
+    """The bits of the instruction at pc, which was just executed, for mtval and stval of an illegal instruction."""
+    cdef Block* block
+    cdef uint64_t word = 0, pa = 0
+    cdef uint32_t trap = h.trap_pending
+    cdef uint64_t cause = h.trap_cause, value = h.trap_value
+    if translate(h, pc, EXECUTE, fetch_mode(h), 2, &pa) and in_ram(h, pa, 2):
+        word = load_raw(h.ram + (pa - RAM_BASE), 2)
+        if word & 3 == 3 and translate(h, pc + 2, EXECUTE, fetch_mode(h), 2, &pa) and in_ram(h, pa, 2):
+            word |= load_raw(h.ram + (pa - RAM_BASE), 2) << 16
+    h.trap_pending = trap
+    h.trap_cause = cause
+    h.trap_value = value
+    return word
+
+cdef inline void look_soon(Hart* h) noexcept nogil:
+    """Give the countdown back to the budget, so that the run loop looks around before the next block."""
+    h.budget += h.countdown
+    h.retired_base -= h.countdown
+    h.countdown = 0
+
+cdef inline void count_down(Hart* h, int64_t instructions) noexcept nogil:
+    h.countdown += instructions
+    h.retired_base += instructions
+    h.budget -= instructions
+
+cdef Exit run_loop(Hart* h) noexcept nogil:
+    cdef Block* block
+    cdef JumpEntry* entry
+    while True:
+        if h.mmio_state == MMIO_NONE:      # an access on its way is finished before anything else happens
+            if h.stop_request:
+                return LOOP_STOP
+            take_interrupt(h)
+        entry = jump_entry(h, h.pc)
+        block = entry.block if likely(entry.tag == jump_tag(h, h.pc)) else find_block(h, 0)
+        if block != NULL:
+            if h.countdown < block.count:
+                if h.mmio_state != MMIO_NONE:
+                    count_down(h, 1 - h.countdown)
+                    block = find_block(h, 1)
+                elif h.budget > 0:
+                    update_timers(h)
+                    count_down(h, CHUNK if h.budget > CHUNK else h.budget)
+                    continue
+                elif h.countdown == 0:
+                    return LOOP_BUDGET
+                else:
+                    block = find_block(h, <uint32_t>h.countdown)
+            execute(h, block)
+        if h.trap_pending:
+            if h.trap_cause == CAUSE_ILLEGAL and h.trap_value == 0:
+                h.trap_value = instruction_word(h, h.pc)
+            enter_trap(h, h.trap_cause, h.trap_value)
+        elif h.mmio_state == MMIO_READ or h.mmio_state == MMIO_WRITE:
+            return LOOP_MMIO
+        elif h.waiting:
+            h.waiting = 0
+            return LOOP_WFI
+
+
+# ---- Python's face -------------------------------------------------------------------------------------------
+
+cdef class Memory:
+    """The guest's RAM: owns the mapping, and shows it read-only through the buffer protocol."""
+    cdef uint8_t* data
+    cdef readonly uint64_t size
+
+    def __cinit__(self, uint64_t size, int fd=-1):
+        self.data = <uint8_t*>map_memory(size, fd)
+        if self.data == NULL:
+            raise MemoryError(f"cannot map {size >> 20} MiB for the guest's RAM; give the machine less memory")
+        self.size = size
+
+    def __dealloc__(self):
+        if self.data != NULL:
+            munmap(self.data, self.size)
+
+    def __getbuffer__(self, Py_buffer* view, int flags):
+        PyBuffer_FillInfo(view, self, self.data, <Py_ssize_t>self.size, 1, flags)
+
+
+cdef class Cpu:
+    """One RV64GC hart and its RAM. Parameters: `bus`, with read(address, size) and write(address, size, value), asked for every
+    access outside RAM; `ram_size` in bytes, a multiple of 4096 from 4096 to 4 GiB; `ram_fd`, a file of that size whose pages are mapped
+    privately (-1: zeros). Raises ValueError for a bad size and MemoryError when the RAM can't be mapped."""
+
+    cdef Hart* h
+    cdef object bus
+    cdef Memory memory
+
+    def __cinit__(self, bus, ram_size, int ram_fd=-1):
+        if not PAGE_SIZE <= ram_size <= 4 << 30 or ram_size % PAGE_SIZE:
+            raise ValueError(f"RAM of {ram_size} bytes: it must be a multiple of 4096, at most 4 GiB")
+        self.bus = bus
+        self.memory = Memory(ram_size, ram_fd)
+        self.h = <Hart*>calloc(1, sizeof(Hart))
+        if self.h == NULL:
+            raise MemoryError("cannot allocate the hart")
+        self.h.ram = self.memory.data
+        self.h.ram_size = ram_size
+        self.h.code_pages = <CodePage**>calloc(ram_size >> PAGE_SHIFT, sizeof(CodePage*))
+        self.h.block_hash = <Block**>calloc(HASH_SIZE, sizeof(Block*))
+        self.h.arena = <uint8_t*>map_memory(ARENA_SIZE, -1)
+        if self.h.code_pages == NULL or self.h.block_hash == NULL or self.h.arena == NULL:
+            raise MemoryError("cannot allocate the tables of decoded code")
+        self.reset()
+
+    def __dealloc__(self):
+        if self.h != NULL:
+            if self.h.arena != NULL:
+                munmap(self.h.arena, ARENA_SIZE)
+            free(self.h.code_pages)
+            free(self.h.block_hash)
+            free(self.h)
+
+    def reset(self):
+        """The state after power-on: M-mode, pc at the start of RAM, no interrupts enabled; RAM is left alone."""
+        cdef Hart* h = self.h
+        memset(h.x, 0, sizeof(h.x))
+        memset(h.f, 0, sizeof(h.f))
+        h.fflags = h.frm = 0
+        h.pc = RAM_BASE
+        h.priv = PRIV_M
+        h.mstatus = h.medeleg = h.mideleg = h.mie = h.mip = h.mtvec = h.mscratch = h.mepc = h.mcause = h.mtval = 0
+        h.mcounteren = h.mcountinhibit = 0
+        h.menvcfg = MENVCFG_ADUE                       # the device tree says svadu: A and D are set by the hart
+        h.stvec = h.sscratch = h.sepc = h.scause = h.stval = h.satp = h.scounteren = h.senvcfg = 0
+        h.stimecmp = h.mtimecmp = NONE
+        memset(h.pmpcfg, 0, sizeof(h.pmpcfg))
+        memset(h.pmpaddr, 0, sizeof(h.pmpaddr))
+        h.reservation = NONE
+        h.cycle_offset = h.instret_offset = 0
+        h.time_offset = -host_ticks()
+        h.external = 0
+        h.trap_pending = h.mmio_state = h.waiting = 0
+        h.countdown = h.retired_base = h.budget = 0
+        h.stop_request = 0
+        pmp_update(h)
+        tlb_flush(h)
+        update_mode(h)
+
+    def run(self, int64_t instructions):
+        """Execute up to that many instructions, exactly unless one of these comes first.
+
+        Returns EXIT_BUDGET when all are done, EXIT_WFI when the hart waits for an interrupt, EXIT_STOP after stop(). Whatever the bus
+        raises but AccessFault comes out of here, with the instruction not executed.
+        """
+        cdef Hart* h = self.h
+        cdef Exit reason
+        if instructions < 0:
+            raise ValueError(f"a budget of {instructions} instructions: it can't be negative")
+        h.budget = instructions
+        update_timers(h)
+        try:
+            while True:
+                with nogil:
+                    reason = run_loop(h)
+                if reason != LOOP_MMIO:
+                    if reason == LOOP_STOP:
+                        h.stop_request = 0
+                    return reason
+                self.access_device()
+        finally:
+            h.budget = 0
+            h.retired_base -= h.countdown
+            h.countdown = 0
+
+    cdef access_device(self):
+        cdef Hart* h = self.h
+        cdef uint32_t state = h.mmio_state
+        h.mmio_state = MMIO_NONE
+        try:
+            if state == MMIO_READ:
+                h.mmio_value = <uint64_t>self.bus.read(h.mmio_address, h.mmio_size)
+            else:
+                self.bus.write(h.mmio_address, h.mmio_size, h.mmio_value & (NONE >> (64 - 8 * h.mmio_size)))
+            h.mmio_state = MMIO_READY
+        except AccessFault:
+            h.mmio_state = MMIO_REFUSED
+        if h.stop_request:
+            look_soon(h)
+
+    def stop(self):
+        """Make run(), or the next one, return EXIT_STOP; from any thread, and from a device in an access, which is completed first."""
+        self.h.stop_request = 1
+
+    def read(self, uint64_t address, uint64_t length):
+        """Bytes of physical RAM. ValueError outside it."""
+        self.check(address, length)
+        return (<char*>(self.h.ram + (address - RAM_BASE)))[:length]
+
+    def write(self, uint64_t address, const uint8_t[::1] data):
+        """Write physical RAM, as a device does: decoded code there is dropped. ValueError outside RAM."""
+        cdef uint64_t length = data.shape[0], at, step, offset
+        if length == 0:
+            return
+        self.check(address, length)
+        offset = address - RAM_BASE
+        memcpy(self.h.ram + offset, &data[0], length)
+        at = offset
+        while at < offset + length:
+            step = PAGE_SIZE - (at & (PAGE_SIZE - 1))
+            if step > offset + length - at:
+                step = offset + length - at
+            code_written(self.h, at, step)
+            at += step
+        if address <= self.h.reservation < address + length:
+            self.h.reservation = NONE
+
+    def view(self, uint64_t address, uint64_t length):
+        """A read-only memoryview of physical RAM, without a copy; it keeps the RAM alive. ValueError outside it."""
+        self.check(address, length)
+        return memoryview(self.memory)[address - RAM_BASE:address - RAM_BASE + length]
+
+    cdef check(self, uint64_t address, uint64_t length):
+        if length > self.h.ram_size or address < RAM_BASE or address - RAM_BASE > self.h.ram_size - length:
+            raise ValueError(f"{length} bytes at {address:#x} are not all in RAM, which is "
+                             f"{self.h.ram_size:#x} bytes at {RAM_BASE:#x}")
+
+    def set_interrupt(self, int number, bint level):
+        """Set or clear an interrupt line: 3 MSIP, 9 SEIP (the PLIC's, ORed with software's bit), 11 MEIP. ValueError for others."""
+        if number == 9:
+            self.h.external = level
+        elif number == 3 or number == 11:
+            if level:
+                self.h.mip |= <uint64_t>1 << number
+            else:
+                self.h.mip &= ~(<uint64_t>1 << number)
+        else:
+            raise ValueError(f"interrupt {number} is no line of the hart; 3, 9 and 11 are")
+        look_soon(self.h)
+
+    def nanoseconds_to_timer(self):
+        """Until the next timer interrupt that is enabled in mie: 0 when it is due, -1 when there is none."""
+        cdef Hart* h = self.h
+        cdef uint64_t now = mtime(h), due = NONE
+        if h.mie & IRQ_MTIP:
+            due = h.mtimecmp
+        if h.mie & IRQ_STIP and h.menvcfg & MENVCFG_STCE and h.stimecmp < due:
+            due = h.stimecmp
+        if due == NONE:
+            return -1
+        return 0 if due <= now else (due - now) * 100
+
+    @property
+    def ram_size(self):
+        return self.h.ram_size
+
+    @property
+    def pc(self):
+        return self.h.pc
+
+    @pc.setter
+    def pc(self, uint64_t value):
+        self.h.pc = value & ~<uint64_t>1
+
+    @property
+    def priv(self):
+        """0 user, 1 supervisor, 3 machine."""
+        return self.h.priv
+
+    @priv.setter
+    def priv(self, uint32_t value):
+        if value not in (0, 1, 3):
+            raise ValueError(f"privilege {value}: it is 0, 1 or 3")
+        self.h.priv = value
+        update_mode(self.h)
+
+    @property
+    def instret(self):
+        """Instructions retired since the hart was made, whatever the guest wrote to minstret."""
+        return self.h.retired_base - self.h.countdown
+
+    @property
+    def mtime(self):
+        """The machine timer: ticks of 100 ns."""
+        return mtime(self.h)
+
+    @mtime.setter
+    def mtime(self, uint64_t value):
+        self.h.time_offset = <int64_t>(value - <uint64_t>host_ticks())
+        look_soon(self.h)
+
+    @property
+    def mtimecmp(self):
+        return self.h.mtimecmp
+
+    @mtimecmp.setter
+    def mtimecmp(self, uint64_t value):
+        self.h.mtimecmp = value
+        update_timers(self.h)
+        look_soon(self.h)
+
+    def x(self, int n):
+        """Integer register n, 0 to 31."""
+        if not 0 <= n < 32:
+            raise ValueError(f"x{n} is no register")
+        return self.h.x[n]
+
+    def set_x(self, int n, uint64_t value):
+        if not 0 <= n < 32:
+            raise ValueError(f"x{n} is no register")
+        if n:
+            self.h.x[n] = value
+
+    def f(self, int n):
+        """Bits of floating-point register n, 0 to 31."""
+        if not 0 <= n < 32:
+            raise ValueError(f"f{n} is no register")
+        return self.h.f[n]
+
+    def set_f(self, int n, uint64_t value):
+        if not 0 <= n < 32:
+            raise ValueError(f"f{n} is no register")
+        self.h.f[n] = value
+
+    def csr(self, uint32_t number):
+        """A control and status register as M-mode reads it between two instructions. ValueError if there is none of that number."""
+        cdef uint64_t value
+        self.h.retired_base += 1                       # csr_read counts itself as the last of its block
+        try:
+            if not csr_read(self.h, number, &value):
+                raise ValueError(f"there is no CSR {number:#x}")
+        finally:
+            self.h.retired_base -= 1
+        return value
+
+    def set_csr(self, uint32_t number, uint64_t value):
+        """Write one as M-mode would. ValueError if there is none of that number or it is read-only."""
+        cdef uint64_t old
+        if not csr_read(self.h, number, &old) or number >> 10 == 3:
+            raise ValueError(f"there is no writable CSR {number:#x}")
+        csr_write(self.h, number, value)
+
+    # ---- what a snapshot keeps ----
+
+    def save(self):
+        """The architectural state but RAM, as JSON. Only between two runs."""
+        cdef Hart* h = self.h
+        state = {name: self.csr(number) for name, number in SAVED_CSRS.items()}
+        state.update(
+            x=[h.x[n] for n in range(32)], f=[h.f[n] for n in range(32)], pc=h.pc, priv=h.priv, mip=h.mip,
+            external=h.external, mtime=mtime(h), mtimecmp=h.mtimecmp, instret=self.instret,
+            cycle_offset=h.cycle_offset, instret_offset=h.instret_offset)
+        return json.dumps(state).encode()
+
+    def restore(self, data):
+        """Take a state that save() gave; mtime goes on from there. SnapshotDamaged, naming the field, if it can't be one."""
+        cdef Hart* h = self.h
+        state = parse_state(data)
+        self.reset()
+        for name, number in SAVED_CSRS.items():
+            if name != "pmpcfg0" and name != "pmpcfg2":
+                csr_write(h, number, state[name])
+        csr_write(h, 0x3a0, state["pmpcfg0"])            # last: a lock holds for the addresses too
+        csr_write(h, 0x3a2, state["pmpcfg2"])
+        for n in range(1, 32):
+            h.x[n] = state["x"][n]
+        for n in range(32):
+            h.f[n] = state["f"][n]
+        h.pc = state["pc"] & ~<uint64_t>1
+        h.priv = state["priv"]
+        h.mip = state["mip"] & ALL_INTERRUPTS
+        h.external = state["external"] != 0
+        h.mtimecmp = state["mtimecmp"]
+        h.retired_base = <int64_t>state["instret"]
+        h.cycle_offset = state["cycle_offset"]
+        h.instret_offset = state["instret_offset"]
+        h.time_offset = <int64_t>(<uint64_t>state["mtime"] - <uint64_t>host_ticks())
+        update_mode(h)
+
+
+SAVED_CSRS = {
+    "fcsr": 0x003, "mstatus": 0x300, "medeleg": 0x302, "mideleg": 0x303, "mie": 0x304, "mtvec": 0x305, "mcounteren": 0x306,
+    "menvcfg": 0x30a, "mcountinhibit": 0x320, "mscratch": 0x340, "mepc": 0x341, "mcause": 0x342, "mtval": 0x343,
+    "stvec": 0x105, "scounteren": 0x106, "senvcfg": 0x10a, "sscratch": 0x140, "sepc": 0x141, "scause": 0x142, "stval": 0x143,
+    "stimecmp": 0x14d, "satp": 0x180, "pmpcfg0": 0x3a0, "pmpcfg2": 0x3a2,
+    **{f"pmpaddr{n}": 0x3b0 + n for n in range(16)},
+}
+
+
+def parse_state(data):
+    """A saved hart as a dict with every field there and in range; SnapshotDamaged otherwise."""
+    try:
+        state = json.loads(bytes(data))
+    except ValueError as error:
+        raise SnapshotDamaged(f"the hart's state is not JSON ({error}); make or fetch the snapshot again") from None
+
+    def check(name, value):
+        if type(value) is not int or not 0 <= value < 1 << 64:
+            raise SnapshotDamaged(f"the hart's {name} is {value!r}, not a 64-bit number; make or fetch the snapshot again")
+
+    if not isinstance(state, dict):
+        raise SnapshotDamaged("the hart's state is not a JSON object; make or fetch the snapshot again")
+    for name in (*SAVED_CSRS, "pc", "priv", "mip", "external", "mtime", "mtimecmp", "instret", "cycle_offset", "instret_offset"):
+        check(name, state.get(name))
+    for bank in "xf":
+        registers = state.get(bank)
+        if not isinstance(registers, list) or len(registers) != 32:
+            raise SnapshotDamaged(f"the hart's {bank} registers are not 32; make or fetch the snapshot again")
+        for n, value in enumerate(registers):
+            check(f"{bank}{n}", value)
+    if state["priv"] not in (0, 1, 3) or state["instret"] >> 63:
+        raise SnapshotDamaged("the hart's priv or instret is out of range; make or fetch the snapshot again")
+    return state
+
+
+def decode_word(uint32_t word):
+    """What the generated decoder makes of a word: a dict of `Insn`'s fields. For tests and tools."""
+    cdef Insn i
+    memset(&i, 0, sizeof(i))
+    decode(word, &i)
+    return {"op": i.op, "rd": i.rd, "rs1": i.rs1, "rs2": i.rs2, "rs3": i.rs3, "rm": i.rm, "length": i.length, "imm": i.imm}
