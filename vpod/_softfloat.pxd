@@ -25,6 +25,8 @@ Everything is total: any bit pattern, no loop, no table, no division that could 
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
+from vpod._hart cimport likely
+
 cdef extern from *:
     """
     typedef unsigned __int128 vpod_u128;
@@ -42,7 +44,6 @@ cdef extern from *:
         return r | (r << (n > 127 ? 127 : n) != v);
     }
     static inline int vpod_leading_zeros(uint64_t v) { return __builtin_clzll(v); }
-    #define vpod_likely(x) __builtin_expect(!!(x), 1)
 
     /* high * 2**64 / divisor; high < divisor, or the quotient would not fit and x86 would trap */
     static inline uint64_t vpod_quotient(uint64_t high, uint64_t divisor, uint64_t *remainder) {
@@ -70,7 +71,6 @@ cdef extern from *:
     uint128_t wide_shift_left "vpod_shift_left"(uint128_t v, int n) noexcept nogil
     uint128_t wide_shift_jam "vpod_shift_jam"(uint128_t v, int n) noexcept nogil
     int leading_zeros "vpod_leading_zeros"(uint64_t v) noexcept nogil         # v != 0
-    bint likely "vpod_likely"(bint condition) noexcept nogil
     uint64_t quotient128 "vpod_quotient"(uint64_t high, uint64_t divisor, uint64_t* remainder) noexcept nogil
     uint64_t quotient64 "vpod_divide"(uint64_t a, uint64_t b) noexcept nogil  # b != 0
     uint32_t quotient32 "vpod_divide32"(uint32_t a, uint32_t b) noexcept nogil
