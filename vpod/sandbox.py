@@ -1,0 +1,180 @@
+"""A sandbox: one running machine, and the door to it.
+
+Why it exists: ``Sandbox.create()`` is where a caller begins. It starts a worker, thaws a snapshot in it, gives the
+guest fresh randomness and the right time, and returns when the guest has said that it is ready.
+
+Invariants:
+
+- The worker lives exactly as long as the sandbox: ``close``, the end of a ``with`` and garbage collection end it.
+- Two sandboxes share no randomness: each gets 64 bytes of the host's before it answers its first command.
+- All methods may be called from any thread.
+
+Example::
+
+    with Sandbox.create(env={"TZ": "UTC"}) as box:
+        print(box.commands.run("whoami").stdout)                       # root
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final
+
+from vpod import protocol
+from vpod.client import Greeting, check_environment, run_request
+from vpod.errors import AgentError, SandboxError
+from vpod.link import Link
+from vpod.protocol import Kind
+
+if TYPE_CHECKING:
+    from vpod.code import Code
+    from vpod.commands import Commands
+    from vpod.snapshots import Cached
+
+__all__ = ["START_TIMEOUT", "Sandbox"]
+
+START_TIMEOUT: Final = 60.0
+
+
+class Sandbox:
+    """A running Linux machine. Made by `create`, ended by `close`."""
+
+    def __init__(self, link: Link, cached: Cached, env: Mapping[str, str]) -> None:
+        """Not for callers: use `Sandbox.create`."""
+        self.link: Final = link
+        self.env: Final = dict(env)
+        self.meta: Final[Mapping[str, Any]] = cached.meta
+        self.session = threading.Lock()  # whose turn it is in the session
+        self.runner = threading.Lock()  # whose turn it is in the Python runner
+        self.python = False
+        self.shell = "/bin/sh"
+        self._finalizer = weakref.finalize(self, link.abandon)
+
+    @classmethod
+    def create(
+        cls,
+        snapshot: str | None = None,
+        *,
+        env: Mapping[str, str] | None = None,
+        timeout: float = START_TIMEOUT,
+    ) -> Sandbox:
+        """Start a sandbox from `snapshot`, ``NAME[:TAG]`` (``None``: the default, made first if there is none).
+
+        `env` holds variables for the session, for every command and for the Python runner. `timeout` is how many
+        seconds the guest may take to report ready (once its snapshot is there).
+
+        Raises `SnapshotNotFound`, `SnapshotDamaged`, `SnapshotTooNew`; `BuildError`, `SourceError` and `RegistryError`
+        when a snapshot must be made or fetched and can't be; `WorkerDied`, `GuestStopped`, `AgentError` when it doesn't
+        start; `ValueError` for an `env` that no process can have.
+        """
+        variables = dict(env or {})
+        check_environment(variables)
+        link = Link()  # first, so that the worker starts up while the snapshot is looked up
+        try:
+            from vpod import snapshots
+
+            cached = snapshots.default() if snapshot is None else snapshots.locate(snapshot)
+            box = cls(link, cached, variables)
+            box._start(cached, timeout)
+        except BaseException:
+            link.close()
+            raise
+        return box
+
+    @property
+    def commands(self) -> Commands:
+        """Commands in this sandbox's guest."""
+        from vpod.commands import Commands
+
+        return Commands(self)
+
+    @property
+    def code(self) -> Code:
+        """Python code in this sandbox's guest."""
+        from vpod.code import Code
+
+        return Code(self)
+
+    @property
+    def name(self) -> str:
+        """``NAME:TAG`` of the snapshot that this sandbox was started from."""
+        return f"{self.meta.get('name', 'unnamed')}:{self.meta.get('tag', 'latest')}"
+
+    @property
+    def closed(self) -> bool:
+        """Nothing can be asked of it any more: it was closed, or it has failed."""
+        return self.link.failure is not None
+
+    def close(self) -> None:
+        """End the machine and its worker at once. May be called again; every other call raises `SandboxClosed` then."""
+        self._finalizer.detach()
+        self.link.close()
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Sandbox of {self.name}, {'closed' if self.closed else f'worker {self.link.pid}'}>"
+
+    def _start(self, cached: Cached, timeout: float) -> None:
+        """Give the worker its machine, the guest its randomness and time, and wait until it is ready."""
+        deadline = time.monotonic() + timeout
+        ram = os.open(cached.ram_path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self.link.start(cached.state, ram)
+        finally:
+            os.close(ram)
+        notice = protocol.restore_payload(time.time_ns(), os.urandom(protocol.ENTROPY_SIZE))
+        greeting = Greeting(self._ask(Kind.RESTORE, notice, Kind.READY, deadline))
+        if greeting.version != protocol.VERSION:
+            raise AgentError(
+                f"the snapshot {self.name} speaks version {greeting.version} of the agent's protocol, this vpod speaks"
+                f" {protocol.VERSION}; make the snapshot again with this vpod's vpod-build"
+            )
+        self.python, self.shell = greeting.python, greeting.shell
+        if self.env:
+            self._export(deadline)
+
+    def _export(self, deadline: float) -> None:
+        """Put the sandbox's variables into the session and the Python runner."""
+        from vpod.code import environment_code, environment_script
+
+        requests = [(Kind.RUN, run_request(environment_script(self.env)))]
+        if self.python:
+            requests.append((Kind.CODE, environment_code(self.env).encode()))
+        for kind, payload in requests:
+            code, _ = protocol.parse_exit(self._ask(kind, payload, Kind.EXIT, deadline))
+            if code != 0:
+                raise AgentError(f"the guest could not set the environment (exit code {code}): {', '.join(self.env)}")
+
+    def _ask(self, kind: Kind, payload: bytes, answer: Kind, deadline: float) -> bytes:
+        """The payload of the first frame of kind `answer`; others of the same request are passed over."""
+        inbox: queue.SimpleQueue[protocol.Frame | SandboxError] = queue.SimpleQueue()
+        id = self.link.open(inbox.put)
+        try:
+            self.link.send(kind, id, payload)
+            while True:
+                with contextlib.suppress(queue.Empty):
+                    item = inbox.get(timeout=max(0.0, deadline - time.monotonic()))
+                    if not isinstance(item, protocol.Frame):
+                        raise item
+                    if item.kind == Kind.ERROR:
+                        raise protocol.error(item.payload)
+                    if item.kind == answer:
+                        return item.payload
+                    continue
+                raise AgentError(f"the guest did not answer {kind.name} in time; the snapshot {self.name} may be bad")
+        finally:
+            self.link.finish(id)
