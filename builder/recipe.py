@@ -127,12 +127,8 @@ def find(reference: str, folder: Path = FOLDER) -> Recipe:
 
 def load(path: Path) -> Recipe:
     """Read and check one recipe. Raises `BuildError` naming the file and the field."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        table = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BuildError(f"{path}: not a readable recipe: {error}") from error
-    reader = _Reader(table, path.name)
+    table, text = read_toml(path)
+    reader = Reader(table, path.name)
     recipe = Recipe(
         key=path.stem,
         name=reader.word("name"),
@@ -168,7 +164,16 @@ def load(path: Path) -> Recipe:
     return recipe
 
 
-class _Reader:
+def read_toml(path: Path) -> tuple[dict[str, Any], str]:
+    """A TOML file as a table and as text; `BuildError` naming the file if it cannot be read."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        return tomllib.loads(text), text
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise BuildError(f"{path}: not readable as TOML: {error}") from error
+
+
+class Reader:
     """Takes fields out of a TOML table, checking each, and complains about what nobody took."""
 
     def __init__(self, table: Mapping[str, Any], where: str) -> None:
@@ -194,13 +199,13 @@ class _Reader:
     def words(self, key: str) -> tuple[str, ...]:
         return tuple(self._plain(key, each) for each in self.texts(key))
 
-    def part(self, key: str) -> _Reader | None:
+    def part(self, key: str) -> Reader | None:
         value = self._table.pop(key, None)
         if value is None:
             return None
         if not isinstance(value, dict):
             raise BuildError(f"{self._where}: {key} must be a section, and is {value!r}")
-        return _Reader(value, f"{self._where} [{key}]")
+        return Reader(value, f"{self._where} [{key}]")
 
     def end(self) -> None:
         if self._table:

@@ -207,7 +207,7 @@ class Fetcher:
                 return False
             with paths.writing(final, durable=False) as target, folder.open("rb") as source:
                 shutil.copyfileobj(_Limited(source, wanted, bar), target, _CHUNK)
-                _require(wanted, _digest_of(Path(target.name), wanted.digest.algorithm, target), place)
+                _require(wanted, _digest_of(target, wanted.digest.algorithm), place)
             return True
         part = final.with_name(f".{wanted.digest}.unfinished")
         resumed = part.exists() and part.stat().st_size > 0
@@ -329,16 +329,15 @@ def _continues(answer: http.client.HTTPResponse, start: int) -> bool:
     return True
 
 
-def _digest_of(path: Path, algorithm: str, file: IO[bytes] | None = None) -> str:
-    """The digest of a whole file; of an open one when `file` is given."""
+def _digest_of(file: Path | IO[bytes], algorithm: str) -> str:
+    """The digest of a whole file, given by its path or open for reading."""
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            return _digest_of(opened, algorithm)
     hasher = hashlib.new(algorithm)
-    opened = file if file is not None else path.open("rb")
-    opened.flush()
-    opened.seek(0)
-    while chunk := opened.read(_CHUNK):
+    file.seek(0)
+    while chunk := file.read(_CHUNK):
         hasher.update(chunk)
-    if file is None:
-        opened.close()
     return hasher.hexdigest()
 
 

@@ -17,7 +17,8 @@ middle are followed *inside* the tree, at most `MAX_LINKS` of them, and `..` at 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from vpod.errors import BuildError, VerificationFailed
@@ -101,24 +102,27 @@ class Tree:
         for victim in [key for key in self._nodes if key == found or key.startswith(found + "/")]:
             del self._nodes[victim]
 
-    def unpack(self, members: Iterable[Entry], *, name: str, skip: Iterable[str] = ()) -> list[str]:
-        """Add an archive's members and give the paths they were added at, in order, with a leading slash.
+    def unpack(
+        self, members: Iterable[Entry], *, name: str, skip: Sequence[str] = (), keep: Sequence[str] = ()
+    ) -> list[str]:
+        """Add an archive's members and give their paths in order, with a leading slash; the root itself is `/.`.
 
-        `skip` are shell patterns of absolute paths to leave out (`*` also matches `/`). As dpkg does, a folder
-        laid over a symbolic link to a folder keeps the link. Raises `VerificationFailed` for members that lay a
-        link over a folder, hang below a file, or link to what is not there.
+        `skip` are shell patterns of absolute paths not to add (`*` also matches `/`) unless a pattern of `keep` matches
+        too; what is skipped is listed all the same. As dpkg does, a folder laid over a symbolic link to a folder keeps
+        the link. Raises `VerificationFailed` for members that lay a link over a folder, hang below a file, or link to
+        what is not there.
         """
-        patterns = list(skip)
+        skipping, keeping = _patterns(skip), _patterns(keep)
         added: list[str] = []
         for entry in members:
             path = "/" + entry.path
-            if patterns and any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns):
+            added.append(path if entry.path else "/.")
+            if skipping.match(path) and not keeping.match(path):
                 continue
             try:
                 self._add(entry)
             except BuildError as error:
                 raise VerificationFailed(f"{name}: {error}") from error
-            added.append(path if entry.path else "/.")
         return added
 
     def _add(self, entry: Entry) -> None:
@@ -214,6 +218,11 @@ def _record(path: str, node: Node, inode: int, links: int, data: bytes) -> bytes
     )  # fmt: skip
     head = b"070701" + b"".join(b"%08x" % number for number in fields) + name
     return head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)
+
+
+def _patterns(patterns: Sequence[str]) -> re.Pattern[str]:
+    """One expression for all of them; no pattern matches nothing."""
+    return re.compile("|".join(fnmatch.translate(each) for each in patterns) or r"(?!)")
 
 
 def _encode(text: str) -> bytes:

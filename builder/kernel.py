@@ -1,0 +1,231 @@
+"""Kernel, firmware and modules, taken out of Debian packages as `kernels/*.toml` describes.
+
+    >>> kernel = load("debian-stock", archive)
+    >>> kernel.version, kernel.boot
+    ('6.12.…-riscv64', ['/lib/modules/…/virtio_mmio.ko', …])
+
+Modules are unpacked (the guest's busybox knows no `.ko.xz`), few, and complete: each comes with the modules that its
+own `.modinfo` section says it depends on. `modules.dep` and `modules.alias` are written from the same sections, so that
+`modprobe NAME` works in the guest.
+
+Invariants: every offset in a module's ELF headers is checked before it is followed; the boot list is ordered so that
+no module comes before one it needs. Sources: ELF-64 object file format; modules.dep(5); Linux `include/linux/module.h`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from vpod.errors import BuildError, VerificationFailed
+
+from . import kernel_folder
+from .deb import Deb
+from .debian import Archive
+from .inflate import inflate
+from .recipe import Reader, read_toml
+from .resolve import Package
+from .tar import Kind
+from .tree import Tree
+
+MAX_MODULE = 64 << 20
+
+
+@dataclass(frozen=True)
+class Description:
+    """One file of `kernels/`, checked."""
+
+    key: str
+    suite: str
+    components: tuple[str, ...]
+    package: str
+    image: str
+    firmware_package: str
+    firmware_image: str
+    boot: tuple[str, ...]
+    ship: tuple[str, ...]
+
+
+@dataclass
+class Kernel:
+    """What a machine boots. `modules` are (path below /lib/modules/VERSION, unpacked ELF); `boot` absolute paths."""
+
+    version: str
+    image: bytes
+    firmware: bytes
+    packages: list[str]
+    modules: dict[str, bytes] = field(default_factory=dict)
+    lists: dict[str, bytes] = field(default_factory=dict)
+    boot: list[str] = field(default_factory=list)
+
+    def install(self, tree: Tree) -> None:
+        """Put the modules, their lists and init's boot list into a root filesystem."""
+        folder = f"/lib/modules/{self.version}"
+        for path, data in self.modules.items():
+            tree.file(f"{folder}/{path}", data)
+        for name, data in self.lists.items():
+            tree.file(f"{folder}/{name}", data)
+        tree.file("/etc/vpod/modules", "".join(f"{path}\n" for path in self.boot).encode())
+
+
+def describe(key: str) -> Description:
+    """Read and check `kernels/KEY.toml`. Raises `BuildError` naming file and field."""
+    path = kernel_folder.folder() / f"{key}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(each.stem for each in path.parent.glob("*.toml")))
+        raise BuildError(f"there is no kernel {key!r} in {path.parent}; those there are: {known}")
+    table, _ = read_toml(path)
+    reader = Reader(table, path.name)
+    kernel, firmware, modules = (reader.part(part) for part in ("kernel", "firmware", "modules"))
+    if kernel is None or firmware is None or modules is None:
+        raise BuildError(f"{path.name}: needs the sections [kernel], [firmware] and [modules]")
+    description = Description(
+        key, reader.word("suite"), reader.words("components"), kernel.word("package"), kernel.text("image"),
+        firmware.word("package"), firmware.text("image"), modules.words("boot"), modules.words("ship"),
+    )  # fmt: skip
+    for each in (reader, kernel, firmware, modules):
+        each.end()
+    return description
+
+
+def load(description: Description, archive: Archive) -> Kernel:
+    """Fetch the packages and take out what is needed. Raises `SourceError` or `BuildError`."""
+    packages = [_kernel_package(description, archive), _package(archive, description.firmware_package)]
+    kernel_path, firmware_path = archive.fetch(packages, "kernel and firmware")
+    firmware = _one(Deb(firmware_path.read_bytes(), name=firmware_path.name), description.firmware_image)
+    deb = Deb(kernel_path.read_bytes(), name=packages[0].filename.rpartition("/")[2])
+    wanted = (description.image, "*/lib/modules/*", "lib/modules/*")
+    files = {
+        entry.path.removeprefix("usr/"): entry.data
+        for entry in deb.members()
+        if entry.kind is Kind.FILE and any(fnmatch.fnmatchcase(entry.path, pattern) for pattern in wanted)
+    }
+    images = [path for path in files if fnmatch.fnmatchcase(path, description.image)]
+    if len(images) != 1:
+        raise BuildError(f"{deb.name}: {description.image} matches {len(images)} files, and must match one")
+    folders = {"/".join(path.split("/")[:3]) for path in files if path.startswith("lib/modules/")}
+    if len(folders) != 1:
+        raise BuildError(f"{deb.name}: has modules for {len(folders)} kernels, and must have them for one")
+    root = folders.pop()
+    modules = {path.removeprefix(root + "/"): data for path, data in files.items() if path.startswith(root + "/")}
+    kernel = Kernel(
+        root.rpartition("/")[2], bytes(files[images[0]]), firmware, [f"{each.name} {each.version}" for each in packages]
+    )
+    _take_modules(kernel, description, modules)
+    return kernel
+
+
+def _package(archive: Archive, name: str) -> Package:
+    package = archive.index.get(name)
+    if package is None:
+        raise BuildError(f"{archive.mirror}: {archive.suite} has no package {name!r}")
+    return package
+
+
+def _kernel_package(description: Description, archive: Archive) -> Package:
+    """The kernel that a meta-package depends on; the package itself if it is no meta-package."""
+    package = _package(archive, description.package)
+    for group in package.needs:
+        if group[0].name.startswith("linux-image-"):
+            found = archive.index.candidates(group[0])
+            if not found:
+                raise BuildError(f"{package.name} needs {group[0]}, which the archive does not have")
+            return found[0]
+    return package
+
+
+def _one(deb: Deb, path: str) -> bytes:
+    for entry in deb.members():
+        if entry.path == path and entry.kind is Kind.FILE:
+            return bytes(entry.data)
+    raise BuildError(f"{deb.name}: has no {path}; kernels/ describes another version of it")
+
+
+def _take_modules(kernel: Kernel, description: Description, files: dict[str, memoryview]) -> None:
+    """Unpack the modules named and those they need; write their lists and the boot list."""
+    paths = {_module_name(path): path for path in files if ".ko" in path.rpartition("/")[2]}
+    infos: dict[str, dict[str, list[str]]] = {}
+    needs: dict[str, list[str]] = {}
+    plain: dict[str, str] = {}
+
+    def take(name: str, asked_by: str) -> None:
+        if name in needs:
+            return
+        if name not in paths:
+            raise BuildError(f"{asked_by} needs the kernel module {name}, which Linux {kernel.version} does not have")
+        path = paths[name]
+        data = inflate(files[path], limit=MAX_MODULE, name=path)
+        infos[name] = modinfo(data, path)
+        needs[name] = [each.replace("-", "_") for line in infos[name].get("depends", []) for each in line.split(",") if each]
+        plain[name] = path[: path.rindex(".ko")] + ".ko"
+        kernel.modules[plain[name]] = data
+        for other in needs[name]:
+            take(other, name)
+
+    for name in (*description.boot, *description.ship):
+        take(name.replace("-", "_"), f"kernels/{description.key}.toml")
+    order = load_order(needs, [name.replace("-", "_") for name in description.boot])
+    kernel.boot = [f"/lib/modules/{kernel.version}/{plain[name]}" for name in order]
+    dependencies = {name: list(reversed(load_order(needs, [name])[:-1])) for name in sorted(needs)}
+    kernel.lists["modules.dep"] = "".join(
+        f"{plain[name]}:{''.join(' ' + plain[other] for other in others)}\n" for name, others in dependencies.items()
+    ).encode()
+    kernel.lists["modules.alias"] = "".join(
+        f"alias {alias} {name}\n" for name in sorted(infos) for alias in infos[name].get("alias", [])
+    ).encode()
+    for name in ("modules.builtin", "modules.order"):
+        kernel.lists[name] = bytes(files.get(name, b""))
+
+
+def load_order(needs: dict[str, list[str]], names: Iterable[str]) -> list[str]:
+    """The modules named and all they need, each after what it needs; `BuildError` for a circle."""
+    order: list[str] = []
+    open_names: set[str] = set()
+
+    def visit(name: str) -> None:
+        if name in order:
+            return
+        if name in open_names:
+            raise BuildError(f"the kernel module {name} depends on itself")
+        open_names.add(name)
+        for other in needs[name]:
+            visit(other)
+        order.append(name)
+
+    for name in names:
+        visit(name)
+    return order
+
+
+def _module_name(path: str) -> str:
+    """`kernel/drivers/char/hw_random/virtio-rng.ko.xz` → `virtio_rng`, as `lsmod` shows it."""
+    return path.rpartition("/")[2].partition(".ko")[0].replace("-", "_")
+
+
+def modinfo(data: bytes, name: str) -> dict[str, list[str]]:
+    """The `key=value` strings of a module's `.modinfo` section; `VerificationFailed` if it is no 64-bit ELF file."""
+    if data[:6] != b"\x7fELF\x02\x01" or len(data) < 64:
+        raise VerificationFailed(f"{name}: not a 64-bit little-endian ELF file")
+    (table,) = struct.unpack_from("<Q", data, 0x28)
+    entry, count, names = struct.unpack_from("<HHH", data, 0x3A)
+    if entry != 64 or table + entry * count > len(data) or names >= count:
+        raise VerificationFailed(f"{name}: its section table lies outside the file")
+
+    def section(number: int) -> tuple[int, bytes]:
+        title, offset, size = struct.unpack_from("<I20xQQ", data, table + number * entry)
+        if offset + size > len(data):
+            raise VerificationFailed(f"{name}: section {number} lies outside the file")
+        return title, data[offset : offset + size]
+
+    strings = section(names)[1]
+    found: dict[str, list[str]] = {}
+    for number in range(count):
+        (title,) = struct.unpack_from("<I", data, table + number * entry)
+        if strings[title : title + 9] == b".modinfo\0":
+            for text in section(number)[1].split(b"\0"):
+                key, equals, value = text.decode("utf-8", "replace").partition("=")
+                if equals and "\n" not in value:
+                    found.setdefault(key, []).append(value)
+    return found
