@@ -1,8 +1,8 @@
 """The host's terminal, lent to a program in the guest; and plain pipes for those who have none.
 
 Why it exists: ``vpod`` and ``vpod run`` connect descriptors 0, 1 and 2 of this process with a command in a sandbox.
-With a terminal on both sides (`attach` with ``terminal=True``) the host's is put in raw mode: every key, Ctrl-C included,
-goes to the guest, whose own terminal decides what it means; a change of window size is passed on.
+With a terminal on both sides (`attach` with ``terminal=True``) the host's is put in raw mode: every key, Ctrl-C
+included, goes to the guest, whose own terminal decides what it means; a change of window size is passed on.
 
 Invariants:
 
