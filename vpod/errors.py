@@ -16,7 +16,8 @@
     ├── SourceError               something a recipe needs could not be had
     │   ├── SourceUnreachable     no place that was tried has it; lists them all
     │   └── VerificationFailed    it came, but its digest or signature is wrong
-    └── BuildError                a step of a build failed
+    ├── BuildError                a step of a build failed
+    └── ProgramError              a bare-metal program can't be loaded, or broke the host interface
 
 A message says what was wrong, with which input, and what to do about it.
 """
@@ -90,3 +91,7 @@ class VerificationFailed(SourceError):
 
 class BuildError(VpodError):
     """A step of a build failed."""
+
+
+class ProgramError(VpodError, ValueError):
+    """A bare-metal program can't be loaded, or broke the host interface; the message says where."""
