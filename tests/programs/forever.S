@@ -1,4 +1,5 @@
-/* Never ends: mode 0 spins, 1 waits for an interrupt that can't come, 2 traps into an illegal instruction over and over. */
+/* Never ends: mode 0 spins, 1 waits for an interrupt that can't come, 2 traps into an illegal instruction over and
+   over, 3 into a handler that is at no memory. */
 #include "htif.h"
     .section .text.init
     .globl _start
@@ -11,7 +12,10 @@ _start:
 #elif MODE == 1
     wfi
     j .
+#elif MODE == 2
+    unimp
 #else
+    csrw mtvec, zero
     unimp
 #endif
     .align 2
