@@ -164,7 +164,7 @@ def write(
         raise ValueError(f"metadata of {len(encoded)} or state of {len(state)} bytes is more than a snapshot holds")
     if not _is_ram_size(len(ram)):
         raise ValueError(f"RAM of {len(ram)} bytes: a snapshot's is 64 MiB to 4 GiB, in whole pages of 4 KiB")
-    with _disk_full_named(path), paths.writing(path) as file:
+    with disk_full_named(path), paths.writing(path) as file:
         file.write(bytes(HEADER.size) + encoded + state)
         index = []
         frames_size = 0
@@ -295,7 +295,7 @@ class Snapshot:
 
         Raises `SnapshotDamaged`; `SnapshotError` when the disk is full; `OSError`.
         """
-        with _disk_full_named(ram_path), paths.writing(ram_path, mode=0o400) as file:
+        with disk_full_named(ram_path), paths.writing(ram_path, mode=0o400) as file:
             fd = file.fileno()
             os.ftruncate(fd, self.ram_size)
             self._each_frame(lambda frame, pages: _write_pages(fd, frame, pages), progress)
@@ -493,7 +493,7 @@ def _damaged(path: str, why: str) -> SnapshotDamaged:
 
 
 @contextmanager
-def _disk_full_named(path: StrPath) -> Iterator[None]:
+def disk_full_named(path: StrPath) -> Iterator[None]:
     """Turns "no space left" within its block into a `SnapshotError` that says where and what to do."""
     try:
         yield
