@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from elf_maker import BASE, make_elf
 
+from tests.elf_maker import BASE, make_elf
 from vpod import elf
 from vpod.errors import ProgramError, VpodError
 
@@ -71,7 +71,17 @@ def test_symbols_are_those_of_nm(tmp_path: Path) -> None:
     program = tmp_path / "program"
     source = Path(__file__).parent / "programs" / "signature.S"
     script = source.with_name("link.ld")
-    link = ["riscv64-linux-gnu-gcc", "-nostdlib", "-static", "-T", script, "-Wl,--build-id=none", source, "-o", program]
+    link = [
+        "riscv64-linux-gnu-gcc",
+        "-nostdlib",
+        "-static",
+        "-T",
+        str(script),
+        "-Wl,--build-id=none",
+        str(source),
+        "-o",
+        str(program),
+    ]
     subprocess.run(link, check=True, capture_output=True)
     listing = subprocess.run(["riscv64-linux-gnu-nm", program], check=True, capture_output=True, text=True).stdout
     nm = {name: int(value, 16) for value, _, name in map(str.split, listing.splitlines())}
@@ -159,7 +169,7 @@ def test_overlapping_symbol_names_cannot_fill_the_memory(monkeypatch: pytest.Mon
         ({"entry": BASE + 1}, "no even address"),
     ],
 )
-def test_programs_that_do_not_fit_the_memory(options: dict[str, int], complaint: str) -> None:
+def test_programs_that_do_not_fit_the_memory(options: dict[str, Any], complaint: str) -> None:
     ram = Ram(0x1000)
     with pytest.raises(ProgramError, match=complaint):
         elf.parse(make_elf(CODE, **options)).load(ram.write, BASE, 0x1000)

@@ -386,6 +386,13 @@ def test_unchanged_decoder_is_not_written_again(tmp_path: Path) -> None:
 # The interpreter
 
 
+def test_the_built_core_decodes_as_the_table_says() -> None:
+    core = pytest.importorskip("vpod._cpu", reason="the core is not built: run `python setup.py build_ext --inplace`")
+    fields = ("op", "length", "rd", "rs1", "rs2", "rs3", "rm", "imm")
+    words = full_words() + COMPRESSED_WORDS[::17]
+    assert disagreements(lambda word: tuple(core.decode_word(word)[field] for field in fields), words) == []
+
+
 @pytest.mark.skipif(not (SOURCES / "_cpu.pyx").exists(), reason="the core's sources are not beside the package")
 def test_every_base_row_has_an_arm_in_the_interpreter() -> None:
     chapters = [path for path in SOURCES.glob("_*.p[xy][dx]") if path.name != "_decode.pxd"]
