@@ -11,7 +11,7 @@ import random
 import struct
 from array import array
 
-from tests.float_model import FORMATS, Format
+from float_model import FORMATS, Format
 
 
 def specials(form: Format) -> list[int]:
@@ -19,11 +19,11 @@ def specials(form: Format) -> list[int]:
     step, top = 1 << (form.precision - 1), form.infinity
     one = form.emax * step
     positive = [
-        0, 1, 2, step // 2, step - 1, step, step + 1, 2 * step - 1, 2 * step,          # around the subnormals' upper edge
+        0, 1, 2, step // 2, step - 1, step, step + 1, 2 * step - 1, 2 * step,          # around the subnormals' end
         one - 1, one, one + 1, one + step // 2, one + step, one + step - 1,            # 1-, 1, 1+, 1.5, 2, 2-
         one - step, one - step - 1, one - form.precision * step,                       # 1/2, below it, 2**-p
         one + form.precision * step, one + (form.precision - 1) * step + 1,            # 2**p, 2**(p-1) + 1
-        top - 1, top - step, top, form.nan, form.nan + 1, top + 1, form.nan - 1,       # max, infinity, quiet, signalling
+        top - 1, top - step, top, form.nan, form.nan + 1, top + 1, form.nan - 1,       # max, infinity, both NaNs
     ]
     return [bits | sign for bits in positive for sign in (0, form.sign)]
 
@@ -88,13 +88,16 @@ def random_set(form: Format, rng: random.Random, corners: list[int]) -> tuple[in
         first = rng.randrange(last + 1)
         second = first + rng.randint(-reach, reach) if kind < 6 else form.emax + rng.randint(-reach, reach)
     third = first + second - form.emax + rng.randint(-reach, reach)
-    a, b, c = (
-        (rng.getrandbits(1) * form.sign) | (min(max(exponent, 0), last) << (form.precision - 1)) | random_fraction(form, rng)
-        for exponent in (first, second, third)
-    )
+    a, b, c = (assemble(form, exponent, rng) for exponent in (first, second, third))
     if kind == 7:                                              # c cancels the rounded product but for a few last places
         c = (negated_product(form, a, b) + rng.randint(-1, 1)) & (2 * form.sign - 1)
     return a, b, c
+
+
+def assemble(form: Format, exponent: int, rng: random.Random) -> int:
+    """A finite number of that biased exponent, or the nearest that there is, of random sign and fraction."""
+    biased = min(max(exponent, 0), 2 * form.emax)
+    return (rng.getrandbits(1) * form.sign) | (biased << (form.precision - 1)) | random_fraction(form, rng)
 
 
 def negated_product(form: Format, a: int, b: int) -> int:
@@ -112,7 +115,7 @@ def random_sets(width: str, count: int, rng: random.Random) -> tuple[array[int],
     form = FORMATS[width]
     corners = specials(form) + saturation_edges(form)
     sets = [random_set(form, rng, corners) for _ in range(count)]
-    a, b, c = (array("Q", column) for column in zip(*sets))
+    a, b, c = (array("Q", column) for column in zip(*sets, strict=True))
     return a, b, c
 
 
@@ -125,7 +128,7 @@ def random_integers(count: int, rng: random.Random) -> array[int]:
         if kind == 0:
             result.append(rng.choice(corners))
         elif kind == 1:
-            result.append((rng.getrandbits(rng.randint(1, 30)) << rng.randrange(40)) + rng.getrandbits(2) & (1 << 64) - 1)
+            result.append(((rng.getrandbits(rng.randint(1, 30)) << rng.randrange(40)) + rng.getrandbits(2)) % (1 << 64))
         else:
             result.append((rng.getrandbits(rng.randint(1, 64)) * rng.choice((1, -1))) & (1 << 64) - 1)
     return result
@@ -140,6 +143,5 @@ def random_convertibles(width: str, count: int, rng: random.Random) -> array[int
         if rng.randrange(4) == 0:
             result.append(rng.choice(corners))
         else:
-            exponent = (form.emax + rng.randint(-3, 67)) << (form.precision - 1)
-            result.append((rng.getrandbits(1) * form.sign) | exponent | random_fraction(form, rng))
+            result.append(assemble(form, form.emax + rng.randint(-3, 67), rng))
     return result

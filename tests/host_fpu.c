@@ -1,9 +1,9 @@
 /* The host's floating-point unit as an oracle for vpod's softfloat: one instruction over many operand sets.
  *
- * Usage: host_fpu OP RM < operands > results. OP is the RISC-V name ("fmadd.d"), RM the encoding 0..3 (the host has no RMM).
+ * Usage: host_fpu OP RM < operands > results. OP is the RISC-V name ("fmadd.d"), RM its encoding 0..3 (hosts lack RMM).
  * Standard input is n patterns of a, then of b, then of c, 64 bits each in the host's order; standard output is n
- * patterns of results, then n bytes of flags as in fflags. Flags of NO_OPINION say that the C standard or the host defines
- * something else there: conversions out of range, and infinity times zero plus a quiet NaN.
+ * patterns of results, then n bytes of flags as in fflags. Flags of NO_OPINION say that the C standard or the host
+ * defines something else there: conversions out of range, and infinity times zero plus a quiet NaN.
  *
  * Built with -frounding-math -ffp-contract=off.
  */
@@ -43,7 +43,7 @@ static uint64_t from_double(double v) {
 static float to_float(uint64_t v) { uint32_t low = (uint32_t)v; float f; memcpy(&f, &low, 4); return f; }
 static double to_double(uint64_t v) { double d; memcpy(&d, &v, 8); return d; }
 
-/* One function an instruction: operands and result are volatile, so that mode and flags frame exactly this expression. */
+/* One function an instruction: volatile operands and result, so that mode and flags frame just this expression. */
 #define SINGLE(name, expression) \
     static uint64_t name##_s(uint64_t a, uint64_t b, uint64_t c, unsigned *flags) { \
         volatile float x = to_float(a), y = to_float(b), z = to_float(c), r = (expression); \
@@ -71,7 +71,7 @@ static double to_double(uint64_t v) { double d; memcpy(&d, &v, 8); return d; }
         *flags = raised(); \
         return (void)c, (uint64_t)r; \
     }
-/* To an integer: round in the current mode, take the flags (only the rounding raises one), then cast what is in range. */
+/* To an integer: round in the current mode, take the flags (only the rounding raises one), cast what is in range. */
 #define TO_INTEGER(name, type, low, high, from, number, round) \
     static uint64_t name(uint64_t a, uint64_t b, uint64_t c, unsigned *flags) { \
         volatile number x = from(a), r = round(x); \
@@ -137,13 +137,14 @@ static uint64_t fmadd_d(uint64_t a, uint64_t b, uint64_t c, unsigned *flags) {
 }
 
 static const struct { const char *name; uint64_t (*apply)(uint64_t, uint64_t, uint64_t, unsigned *); } OPERATIONS[] = {
-    {"fadd.s", fadd_s}, {"fadd.d", fadd_d}, {"fsub.s", fsub_s}, {"fsub.d", fsub_d}, {"fmul.s", fmul_s}, {"fmul.d", fmul_d},
-    {"fdiv.s", fdiv_s}, {"fdiv.d", fdiv_d}, {"fsqrt.s", fsqrt_s}, {"fsqrt.d", fsqrt_d}, {"fmadd.s", fmadd_s},
-    {"fmadd.d", fmadd_d}, {"feq.s", feq_s}, {"feq.d", feq_d}, {"flt.s", flt_s}, {"flt.d", flt_d}, {"fle.s", fle_s},
-    {"fle.d", fle_d}, {"fcvt.s.d", narrow_s}, {"fcvt.d.s", widen_d}, {"fcvt.w.s", w_s}, {"fcvt.wu.s", wu_s},
-    {"fcvt.l.s", l_s}, {"fcvt.lu.s", lu_s}, {"fcvt.w.d", w_d}, {"fcvt.wu.d", wu_d}, {"fcvt.l.d", l_d},
-    {"fcvt.lu.d", lu_d}, {"fcvt.s.w", s_w}, {"fcvt.s.wu", s_wu}, {"fcvt.s.l", s_l}, {"fcvt.s.lu", s_lu},
-    {"fcvt.d.w", d_w}, {"fcvt.d.wu", d_wu}, {"fcvt.d.l", d_l}, {"fcvt.d.lu", d_lu},
+    {"fadd.s", fadd_s}, {"fadd.d", fadd_d}, {"fsub.s", fsub_s}, {"fsub.d", fsub_d}, {"fmul.s", fmul_s},
+    {"fmul.d", fmul_d}, {"fdiv.s", fdiv_s}, {"fdiv.d", fdiv_d}, {"fsqrt.s", fsqrt_s}, {"fsqrt.d", fsqrt_d},
+    {"fmadd.s", fmadd_s}, {"fmadd.d", fmadd_d}, {"feq.s", feq_s}, {"feq.d", feq_d}, {"flt.s", flt_s},
+    {"flt.d", flt_d}, {"fle.s", fle_s}, {"fle.d", fle_d}, {"fcvt.s.d", narrow_s}, {"fcvt.d.s", widen_d},
+    {"fcvt.w.s", w_s}, {"fcvt.wu.s", wu_s}, {"fcvt.l.s", l_s}, {"fcvt.lu.s", lu_s}, {"fcvt.w.d", w_d},
+    {"fcvt.wu.d", wu_d}, {"fcvt.l.d", l_d}, {"fcvt.lu.d", lu_d}, {"fcvt.s.w", s_w}, {"fcvt.s.wu", s_wu},
+    {"fcvt.s.l", s_l}, {"fcvt.s.lu", s_lu}, {"fcvt.d.w", d_w}, {"fcvt.d.wu", d_wu}, {"fcvt.d.l", d_l},
+    {"fcvt.d.lu", d_lu},
 };
 
 static uint64_t *read_all(size_t *words) {

@@ -1,6 +1,6 @@
 """The long form of `test_softfloat.py`: N rounds (default 100) of new random operands for every operation.
 
-    python -m tests.softfloat_long [N]
+    python tests/softfloat_long.py [N]
 
 A round is 100,000 operand sets an operation in the four modes that the host has, compared with its floating-point unit,
 and 1,000 sets an operation in all five modes compared with the exact model. Prints a line a round; exits 1 on the first
@@ -16,7 +16,9 @@ import tempfile
 from array import array
 from pathlib import Path
 
-from tests import float_model, float_operands
+import float_model
+import float_operands
+
 from vpod import _fpu
 
 Columns = tuple["array[int]", "array[int]", "array[int]"]
@@ -75,7 +77,7 @@ def compare_with_host(program: Path, op: str, rm: int, columns: Columns) -> int:
 def compare_with_model(op: str, rm: int, columns: Columns) -> int:
     """How many sets were compared; AssertionError with the operands of the first difference."""
     results, flags = _fpu.evaluate(op, rm, *columns)
-    for a, b, c, result, raised in zip(*columns, results, flags):
+    for a, b, c, result, raised in zip(*columns, results, flags, strict=True):
         expected = float_model.evaluate(op, rm, a, b, c)
         if (result, raised) != expected:
             raise AssertionError(

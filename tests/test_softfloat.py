@@ -1,10 +1,10 @@
-"""The softfloat against two oracles: exact fractions (`float_model.py`) and the host's floating-point unit (`host_fpu.c`).
+"""The softfloat against two oracles: exact fractions (`float_model.py`) and the host's own unit (`host_fpu.c`).
 
 Every operation, all five rounding modes, results and flags. The model sees the cross product of the corners and some
 random operands; the host, which is quick, sees a hundred thousand biased random sets an operation and mode (it has no
 RMM and no opinion on conversions out of range: those are the model's). The long form, N rounds with new operands each:
 
-    python -m tests.softfloat_long [N]
+    python tests/softfloat_long.py [N]
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ import itertools
 import random
 import shutil
 from array import array
+from fractions import Fraction
 from pathlib import Path
 
+import float_model
+import float_operands
 import pytest
+from float_model import DOUBLE, FORMATS, INTEGERS, MODES, NV, NX, OF, RDN, RMM, RNE, RTZ, RUP, SINGLE, UF
+from softfloat_long import HOST_OPERATIONS, Columns, build_host, compare_with_host, operands_for
 
-from tests import float_model, float_operands
-from tests.float_model import DOUBLE, FORMATS, INTEGERS, MODES, NV, NX, OF, RDN, RMM, RNE, RTZ, RUP, SINGLE, UF
-from tests.softfloat_long import HOST_OPERATIONS, build_host, compare_with_host, operands_for
 from vpod import _fpu
 
 TWO_OPERANDS = ["fadd", "fsub", "fmul", "fdiv", "fmin", "fmax", "feq", "flt", "fle"]
@@ -29,15 +31,17 @@ FROM_INTEGERS = [f"fcvt.{width}.{name}" for name in INTEGERS for width in "sd"]
 
 def check_with_model(op: str, sets: list[tuple[int, int, int]], modes: dict[int, str] = MODES) -> None:
     """Every set in every mode gives the model's pattern and flags."""
-    a, b, c = (array("Q", column) for column in zip(*sets))
+    a, b, c = (array("Q", column) for column in zip(*sets, strict=True))
     for rm, mode in modes.items():
         results, flags = _fpu.evaluate(op, rm, a, b, c)
-        for operands, result, raised in zip(sets, results, flags):
+        for operands, result, raised in zip(sets, results, flags, strict=True):
             expected = float_model.evaluate(op, rm, *operands)
             if (result, raised) != expected:
                 shown = ", ".join(f"{x:#x}" for x in operands)
-                pytest.fail(f"{op} {mode} {shown}: got {result:#x} flags {raised:#x}, model says {expected[0]:#x} flags "
-                            f"{expected[1]:#x}")
+                pytest.fail(
+                    f"{op} {mode} {shown}: got {result:#x} flags {raised:#x}, "
+                    f"the model says {expected[0]:#x} flags {expected[1]:#x}"
+                )
 
 
 def alone(values: list[int]) -> list[tuple[int, int, int]]:
@@ -80,14 +84,14 @@ def test_narrowing_and_widening_corners() -> None:
     edges = float_operands.specials(DOUBLE)
     for exponent in (-150, -149, -148, -127, -126, -125, 0, 126, 127, 128):
         bits = (exponent + DOUBLE.emax) << 52
-        edges += [bits + k for k in (-step, -step // 2, -1, 0, 1, step // 2 - 1, step // 2, step // 2 + 1, step, 3 * step // 2)]
+        edges += [bits + step * k // 2 + d for k in (-2, -1, 0, 1, 2, 3) for d in (-1, 0, 1)]
     check_with_model("fcvt.s.d", alone(edges + [bits | DOUBLE.sign for bits in edges]))
 
 
 @pytest.mark.parametrize("op", _fpu.OPERATIONS)
 def test_random_operands_against_the_model(op: str) -> None:
     columns = operands_for(op, 1500, random.Random(f"model {op}"))
-    check_with_model(op, list(zip(*columns)))
+    check_with_model(op, list(zip(*columns, strict=True)))
 
 
 @pytest.mark.parametrize("width", "sd")
@@ -98,7 +102,7 @@ def test_square_roots_of_squares_and_their_neighbours(width: str) -> None:
     values = []
     for _ in range(2000):
         root = rng.getrandbits(half) | 1 << (half - 1)
-        square, _ = float_model.encode(form, float_model.Fraction(root * root), False, RNE)
+        square, _ = float_model.encode(form, Fraction(root * root), False, RNE)
         values += [square - 1, square, square + 1]
     check_with_model(f"fsqrt.{width}", alone(values))
 
@@ -111,14 +115,14 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pool() -> dict[str, tuple[array[int], array[int], array[int]]]:
+def pool() -> dict[str, Columns]:
     """A hundred thousand operand sets of each kind, made once: making them takes longer than everything else."""
     rng = random.Random(20240607)
     return {op: operands_for(op, 100_000, rng) for op in ("fadd.s", "fadd.d", "fcvt.w.s", "fcvt.w.d", "fcvt.s.w")}
 
 
 @pytest.mark.parametrize("op", HOST_OPERATIONS)
-def test_against_the_hosts_unit(op: str, host: Path, pool: dict[str, tuple[array[int], array[int], array[int]]]) -> None:
+def test_against_the_hosts_unit(op: str, host: Path, pool: dict[str, Columns]) -> None:
     kind = f"fadd.{op[-1]}"
     if op.startswith("fcvt"):
         kind = "fcvt.s.w" if op in FROM_INTEGERS else f"fcvt.w.{op[-1]}"

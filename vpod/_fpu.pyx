@@ -1,7 +1,7 @@
 """The softfloat's face for tests: one instruction, many operands.
 
-The core includes `_softfloat.pxd` for itself; this module exists so that millions of operand sets can be compared with a
-model and with the host's floating-point unit in seconds. Instructions have the names of the assembler.
+The core includes `_softfloat.pxd` for itself; this module exists so that millions of operand sets can be compared with
+a model and with the host's floating-point unit in seconds. Instructions have the names of the assembler.
 
     >>> evaluate("fadd.d", 0, array("Q", [0x3FF0000000000000]), array("Q", [0x3CA0000000000000]))
     (array('Q', [4607182418800017408]), b'\\x01')
@@ -100,7 +100,7 @@ def evaluate(str op, int rm, a, b=None, c=None):
     cdef const uint64_t[::1] second = first if b is None else memoryview(b).cast("B").cast("Q")
     cdef const uint64_t[::1] third = first if c is None else memoryview(c).cast("B").cast("Q")
     if second.shape[0] != first.shape[0] or third.shape[0] != first.shape[0]:
-        raise ValueError(f"{op}: {first.shape[0]}, {second.shape[0]} and {third.shape[0]} operands: give as many of each")
+        raise ValueError(f"{op}: {first.shape[0]}, {second.shape[0]} and {third.shape[0]} operands: as many of each")
     cdef Py_ssize_t count = first.shape[0]
     cdef arrays.array results = arrays.clone(array("Q"), count, zero=True)
     cdef bytearray flags = bytearray(count)

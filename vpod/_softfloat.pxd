@@ -208,7 +208,7 @@ cdef inline bits round_pack_any(bits sign, int exp, uint64_t sig, int rm, uint32
     return sign | (((<bits>(exp - 1)) << fraction_bits(sign)) + <bits>rounded)
 
 cdef inline bits round_pack(bits sign, int exp, uint64_t sig, int rm, uint32_t* flags) noexcept nogil:
-    """The number sig * 2**(exp - bias - 62), 2**62 <= sig < 2**63, rounded; its leading one carries into the exponent."""
+    """The number sig * 2**(exp - bias - 62), 2**62 <= sig < 2**63, rounded; the leading one adds to the exponent."""
     cdef int drop = 62 - fraction_bits(sign)
     cdef uint64_t half = <uint64_t>1 << (drop - 1)
     if likely(rm == RNE and <unsigned int>(exp - 1) < <unsigned int>(top_exponent(sign) - 2)):
@@ -259,7 +259,9 @@ cdef inline bits f_sub(bits a, bits b, int rm, uint32_t* flags) noexcept nogil:
 
 # ---- multiplication ----
 
-cdef inline bits multiply(bits sign, int exp_a, uint64_t a, int exp_b, uint64_t b, int rm, uint32_t* flags) noexcept nogil:
+cdef inline bits multiply(
+    bits sign, int exp_a, uint64_t a, int exp_b, uint64_t b, int rm, uint32_t* flags
+) noexcept nogil:
     """Significands as from `significand`."""
     cdef uint128_t product = wide_product(a, b >> 1)           # leading one at bit 125 or 126
     cdef uint64_t sig = high_half(product) | (low_half(product) != 0)
@@ -289,7 +291,9 @@ cdef inline bits f_mul(bits a, bits b, int rm, uint32_t* flags) noexcept nogil:
 
 # ---- division ----
 
-cdef inline bits divide(bits sign, int exp_a, uint64_t a, int exp_b, uint64_t b, int rm, uint32_t* flags) noexcept nogil:
+cdef inline bits divide(
+    bits sign, int exp_a, uint64_t a, int exp_b, uint64_t b, int rm, uint32_t* flags
+) noexcept nogil:
     """Significands as from `significand`."""
     cdef uint64_t remainder
     cdef uint64_t sig = quotient128(a >> 2, b, &remainder)     # a >> 2 < 2**62 < b; leading one at bit 61 or 62
@@ -506,7 +510,7 @@ cdef inline uint32_t f_class(bits a) noexcept nogil:
 # ---- conversion ----
 
 cdef inline uint64_t to_integer(bits a, uint64_t least, uint64_t most, int rm, uint32_t* flags) noexcept nogil:
-    """a as an integer from -least to most, two's complement; beyond them, and of a NaN, the nearest one and NV alone."""
+    """a as an integer from -least to most, two's complement; what lies beyond is the nearest one and NV alone."""
     cdef bint negative = sign_of(a) != 0
     cdef int exp = exponent(a) - bias(a)
     cdef uint64_t sig, whole = 0, tail, half = <uint64_t>1 << 63
