@@ -200,42 +200,47 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _open(name: str | None, quiet: bool) -> Sandbox:
-    """A fresh sandbox; progress on standard error if its snapshot has to be made first."""
+    """A fresh sandbox; progress on standard error if its snapshot has to be fetched or made first."""
     from vpod.sandbox import Sandbox
 
-    return Sandbox.create(name, quiet=quiet)
+    with _Progress(quiet) as progress:
+        return Sandbox.create(name, progress=progress)
 
 
 def _pull(options: argparse.Namespace) -> int:
     from vpod import snapshots
 
-    print(snapshots.pull(options.name, quiet=options.quiet))
+    with _Progress(options.quiet) as progress:
+        print(snapshots.pull(options.name, progress))
     return 0
 
 
 def _list(options: argparse.Namespace) -> int:
     from vpod import snapshots
 
-    entries = snapshots.catalog()
+    rows = snapshots.catalog()
     if options.json:
-        return _print_json(entries)
-    rows = [
+        return _print_json(rows)
+    cells = [
         (
-            f"{entry['name']}:{entry['tag']}",
-            "here" if entry.get("here") else "",
-            _size(entry.get("size")),
-            str(entry.get("description", "")),
+            f"{row['name']}:{row['tag']}",
+            "default" if row["default"] else "yes" if row["here"] else "",
+            _size(row["size"]),
+            "yes" if row["has_python"] else "",
+            f"damaged: {row['damaged']}" if row["damaged"] else row["description"],
         )
-        for entry in entries
+        for row in rows
     ]
-    _print_table(("SNAPSHOT", "HERE", "SIZE", "WHAT IT IS"), rows)
+    _print_table(("SNAPSHOT", "HERE", "SIZE", "PYTHON", "DESCRIPTION"), cells)
     return 0
 
 
 def _remove(options: argparse.Namespace) -> int:
     from vpod import snapshots
 
-    snapshots.remove(options.name)
+    path = snapshots.remove(options.name)
+    if not options.quiet:
+        print(f"vpod: removed {path}", file=sys.stderr)
     return 0
 
 
@@ -245,7 +250,10 @@ def _usage_of_disk(options: argparse.Namespace) -> int:
     usage = snapshots.usage()
     if options.json:
         return _print_json(usage)
-    _print_table(("WHAT", "SIZE"), [(str(name), _size(size)) for name, size in usage.items()])
+    _print_table(
+        ("WHAT", "SIZE"),
+        [*((what, _size(size)) for what, size in usage.items()), ("together", _size(sum(usage.values())))],
+    )
     return 0
 
 
@@ -258,6 +266,30 @@ def _doctor(options: argparse.Namespace) -> int:
     else:
         doctor.show(findings, sys.stdout)
     return 1 if any(finding.state == "missing" for finding in findings) else 0
+
+
+class _Progress:
+    """Bytes done of all there are, as one line on standard error that is gone at the end; nothing if nobody looks."""
+
+    def __init__(self, quiet: bool) -> None:
+        self._shown = not quiet and os.isatty(2)
+        self._percent = -1
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __call__(self, done: int, total: int) -> None:
+        percent = done * 100 // total if total > 0 else 0
+        if self._shown and percent != self._percent:
+            self._percent = percent
+            bar = "#" * (percent * 30 // 100)
+            sys.stderr.write(f"\r[{bar:30}] {percent:3}%  {_size(done)} of {_size(total)}\x1b[K")
+            sys.stderr.flush()
+
+    def __exit__(self, *_exception: object) -> None:
+        if self._percent >= 0:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
 
 
 def _print_json(value: object) -> int:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from vpod.client import Transcript, code_request, exit_reason
 from vpod.commands import MAX_OUTPUT, LineSink, text_of
-from vpod.errors import PythonNotAvailable
+from vpod.errors import PythonNotAvailable, RegistryError
 from vpod.exchange import Exchange
 from vpod.protocol import Kind, ResultTag
 
@@ -169,6 +169,10 @@ def _without_python(name: str) -> str:
     """The message of `PythonNotAvailable`, naming the snapshots that have it."""
     from vpod import snapshots
 
-    having = [f"{entry['name']}:{entry['tag']}" for entry in snapshots.catalog() if entry.get("python")]
+    try:
+        rows = snapshots.catalog()
+    except RegistryError:
+        rows = snapshots.local()
+    having = [f"{row['name']}:{row['tag']}" for row in rows if row["has_python"]]
     hint = f"use one that has: {', '.join(having)}" if having else "make one that has, with vpod-build debian-13"
     return f"the snapshot {name} has no Python, so code.run cannot work in it; {hint}"

@@ -180,9 +180,12 @@ def _compiler() -> _Answer:
 def _snapshots() -> _Answer:
     from vpod import snapshots
 
-    here = [f"{entry['name']}:{entry['tag']}" for entry in snapshots.catalog() if entry.get("here")]
-    if here:
-        return "ok", ", ".join(here), ""
+    rows = snapshots.local()
+    damaged = [f"{row['name']}:{row['tag']}" for row in rows if row["damaged"]]
+    if damaged:
+        return "missing", f"damaged: {', '.join(damaged)}", f"vpod rmi {damaged[0]}, then pull or build it again"
+    if rows:
+        return "ok", ", ".join(f"{row['name']}:{row['tag']}" for row in rows), ""
     return "note", "none here", "the first vpod or Sandbox.create() makes the default one; vpod pull NAME another"
 
 

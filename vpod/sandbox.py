@@ -23,7 +23,7 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -60,15 +60,18 @@ class Sandbox:
     @classmethod
     def create(
         cls,
-        snapshot: str | None = None,
+        snapshot: str | os.PathLike[str] | None = None,
         *,
         env: Mapping[str, str] | None = None,
         timeout: float = START_TIMEOUT,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Sandbox:
-        """Start a sandbox from `snapshot`, ``NAME[:TAG]`` (``None``: the default, made first if there is none).
+        """Start a sandbox from `snapshot`: ``NAME[:TAG]``, or the path of a ``.snap`` file.
 
-        `env` holds variables for the session, for every command and for the Python runner. `timeout` is how many
-        seconds the guest may take to report ready (once its snapshot is there).
+        ``None`` is the default snapshot. One that is not on this machine is fetched or made first, which takes minutes;
+        `progress` then hears of bytes done and of all there are. `env` holds variables for the session, for every
+        command and for the Python runner. `timeout` is how many seconds the guest may take to report ready once its
+        snapshot is there.
 
         Raises `SnapshotNotFound`, `SnapshotDamaged`, `SnapshotTooNew`; `BuildError`, `SourceError` and `RegistryError`
         when a snapshot must be made or fetched and can't be; `WorkerDied`, `GuestStopped`, `AgentError` when it doesn't
@@ -80,7 +83,11 @@ class Sandbox:
         try:
             from vpod import snapshots
 
-            cached = snapshots.default() if snapshot is None else snapshots.locate(snapshot)
+            if snapshot is None:
+                cached = snapshots.default(progress)
+            else:
+                named = snapshot if isinstance(snapshot, str) else os.path.abspath(snapshot)
+                cached = snapshots.locate(named, progress=progress)
             box = cls(link, cached, variables)
             box._start(cached, timeout)
         except BaseException:
