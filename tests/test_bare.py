@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from elf_maker import BASE, assemble, make_elf
 
-from tests.elf_maker import BASE, assemble, make_elf
 from vpod.errors import ProgramError
 
 pytest.importorskip("vpod._cpu", reason="the core is not built: run `python setup.py build_ext --inplace`")

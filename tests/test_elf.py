@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from elf_maker import BASE, make_elf
 
-from tests.elf_maker import BASE, make_elf
 from vpod import elf
 from vpod.errors import ProgramError, VpodError
 
