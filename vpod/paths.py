@@ -146,14 +146,18 @@ def _is_temporary(name: str, target: str) -> bool:
 def locked(path: str | os.PathLike[str]) -> Iterator[None]:
     """Holds `path`, a lock file made for the purpose, against every other process and thread; waits for its turn.
 
-    The file stays behind, empty; whoever holds the lock may delete it, and those who wait notice.
-    Raises `OSError` when the file cannot be made.
+    Its holder deletes the file at the end; those who wait notice, and make another. Raises `OSError` when it cannot be
+    made.
     """
     while True:
         with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             if _is_same(file, path):
-                yield
+                try:
+                    yield
+                finally:
+                    if _is_same(file, path):
+                        os.unlink(path)
                 return
 
 

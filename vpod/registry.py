@@ -354,16 +354,15 @@ def download(entry: dict[str, Any], target: Path, progress: Progress | None = No
     """
     folder = paths.download_folder()
     part = folder / f"{entry['sha256']}.part"
-    lock = folder / f"{entry['sha256']}.lock"
-    with paths.locked(lock):
-        if not _is_file(target, entry):
-            with disk_full_named(part):
-                _complete(part, entry, progress)
-            Snapshot(part).close()
-            with disk_full_named(target):
-                _move(part, target)
-            _validator(part).unlink(missing_ok=True)
-        lock.unlink()
+    with paths.locked(folder / f"{entry['sha256']}.lock"):
+        if _is_file(target, entry):
+            return
+        with disk_full_named(part):
+            _complete(part, entry, progress)
+        Snapshot(part).close()
+        with disk_full_named(target):
+            _move(part, target)
+        _validator(part).unlink(missing_ok=True)
 
 
 def _complete(part: Path, entry: dict[str, Any], progress: Progress | None) -> None:
@@ -483,7 +482,6 @@ def publish(directory: str | os.PathLike[str], snapshots: Iterable[str | os.Path
         _parse_catalog(text, url)
         with paths.writing(catalog, mode=0o644) as file:
             file.write(text)
-        (folder / ".lock").unlink()
     return catalog
 
 

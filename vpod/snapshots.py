@@ -278,7 +278,6 @@ def _ready(path: Path, progress: Progress | None = None) -> Cached:
             os.utime(ram_path, (_stamp(snap.id), _stamp(snap.id)))
             _write_state(folder / f"{snap.id}.state", snap)
             cached = Cached(snap.id, snap.meta, snap.state, ram_path, path)
-        (folder / f"{snap.id}.lock").unlink()
     return cached
 
 
@@ -465,7 +464,7 @@ def local() -> list[dict[str, Any]]:
 def _local_row(ref: Ref) -> dict[str, Any]:
     path = _path(ref)
     row: dict[str, Any] = {"name": ref.name, "tag": ref.tag, "path": str(path), "size": path.stat().st_size}
-    row |= {"id": None, "memory": None, "description": "", "has_python": False, "created": None, "damaged": None}
+    row |= {"id": None, "memory": None, "description": "", "has_python": None, "created": None, "damaged": None}
     try:
         with snapshot.Snapshot(path) as snap:
             row |= {"id": snap.id, "memory": snap.ram_size}
@@ -498,8 +497,8 @@ def catalog() -> list[dict[str, Any]]:
         row |= {field: entry[field] for field in ("description", "has_python", "created", "size")} | {"registry": True}
     for entry in local():
         row = _row(rows, Ref(entry["name"], entry["tag"]))
-        fields = ("size", "default", "damaged") if entry["damaged"] else tuple(row.keys() & entry.keys())
-        row |= {field: entry[field] for field in fields} | {"here": True}
+        known = {field: value for field, value in entry.items() if field in row and value not in ("", None)}
+        row |= known | {"here": True}
     return sorted(rows.values(), key=lambda row: (row["name"], _version(row["tag"]), row["tag"]))
 
 
