@@ -38,7 +38,7 @@ def make_elf(
         segments = [(elf.SEGMENT_LOAD, 7, code_at, address, address, len(code), size or len(code), 4096)]
     names, table = b"\0", elf.SYMBOL.pack(0, 0, 0, 0, 0, 0)
     for name, value in (symbols or {}).items():
-        table += elf.SYMBOL.pack(len(names), 0x10, 0, 1, value, 0)
+        table += elf.SYMBOL.pack(len(names), 0x11, 0, 1, value, 8)  # global objects; QEMU wants tohost's size
         names += name.encode() + b"\0"
     table_at = code_at + len(code)
     names_at = table_at + len(table)

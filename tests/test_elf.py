@@ -60,9 +60,9 @@ def test_physical_addresses_count() -> None:
 
 def test_a_global_symbol_wins_over_local_ones() -> None:
     data = make_elf(CODE, symbols={"a": 1, "b": 2, "c": 3})
-    table = data.index(elf.SYMBOL.pack(1, 0x10, 0, 1, 1, 0))
+    table = data.index(elf.SYMBOL.pack(1, 0x11, 0, 1, 1, 8))
     same_name = patched(patched(data, table + 24, 1, 4), table + 48, 1, 4)
-    local_last = patched(same_name, table + 48 + 4, 0x00, 1)
+    local_last = patched(same_name, table + 48 + 4, 0x01, 1)
     assert elf.parse(local_last).symbols == {"a": 2}
 
 
