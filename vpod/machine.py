@@ -31,7 +31,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vpod._cpu import EXIT_WFI, Cpu
 from vpod.bus import Bus, Ram
@@ -40,11 +40,13 @@ from vpod.devices.plic import Plic
 from vpod.devices.rtc import Rtc
 from vpod.devices.syscon import Syscon
 from vpod.devices.uart import Uart
-from vpod.devices.virtio.block import Block, Disk
 from vpod.devices.virtio.console import Console, Port
 from vpod.devices.virtio.entropy import Entropy
 from vpod.devices.virtio.mmio import EmptySlot, VirtioMmio
 from vpod.errors import SnapshotDamaged
+
+if TYPE_CHECKING:
+    from vpod.devices.virtio.block import Disk
 
 __all__ = ["Event", "Machine"]
 
@@ -123,6 +125,8 @@ class Machine:
             elif slot == ENTROPY_SLOT:
                 device = Entropy(self.ram, line)
             elif slot == BLOCK_SLOT and disk is not None:
+                from vpod.devices.virtio.block import Block  # most machines have no disk, and start sooner without it
+
                 device = Block(self.ram, line, disk)
             else:
                 device = EmptySlot(self.ram, line)
