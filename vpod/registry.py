@@ -107,12 +107,12 @@ def catalog_url() -> str | None:
     if not url:
         return None
     try:
-        checked = _checked_url(url + CATALOG if url.endswith("/") else url, None)
+        checked = _checked_url(url, None)
     except ValueError as error:
         raise RegistryError(
             f"VPOD_REGISTRY is {url!r}: {error}; set it to the http, https or file URL of a catalogue"
         ) from None
-    return checked
+    return checked + CATALOG if checked.endswith("/") else checked
 
 
 def _read_catalog(url: str) -> bytes:
@@ -359,7 +359,11 @@ def download(entry: dict[str, Any], target: Path, progress: Progress | None = No
             return
         with disk_full_named(part):
             _complete(part, entry, progress)
-        Snapshot(part).close()
+        try:
+            Snapshot(part).close()
+        except SnapshotError as error:
+            _discard(part)
+            raise type(error)(f"{entry['url']}: {error}") from None
         with disk_full_named(target):
             _move(part, target)
         _validator(part).unlink(missing_ok=True)
@@ -379,8 +383,7 @@ def _complete(part: Path, entry: dict[str, Any], progress: Progress | None) -> N
             continue
         if _is_file(part, entry):
             return
-        part.unlink()
-        _validator(part).unlink(missing_ok=True)
+        _discard(part)
         if not had:  # else what an earlier transfer left may be what was wrong
             break
     url = entry["url"]
@@ -410,6 +413,11 @@ def _append(part: Path, entry: dict[str, Any], had: int, progress: Progress | No
 def _validator(part: Path) -> Path:
     """Beside `part`: what the server said identifies this state of the file, for `If-Range`."""
     return part.with_suffix(".etag")
+
+
+def _discard(part: Path) -> None:
+    part.unlink()
+    _validator(part).unlink(missing_ok=True)
 
 
 def _is_file(path: Path, entry: dict[str, Any]) -> bool:
