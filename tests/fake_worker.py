@@ -10,12 +10,14 @@ Example: ``Link([sys.executable, "tests/fake_worker.py", "honest"])``.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import io
 import os
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 import time
 import traceback
@@ -35,6 +37,7 @@ class Guest:
         self.lock = threading.Lock()
         self.parser = protocol.Parser(protocol.HOST_KINDS)
         self.processes: dict[int, subprocess.Popen[bytes]] = {}
+        self.terminals: dict[int, int] = {}
         self.names: dict[str, object] = {"__name__": "__main__"}
         self.exports: dict[str, str] = {}
 
@@ -77,6 +80,12 @@ class Guest:
             self.misbehave(asked.id)
         elif asked.kind == Kind.CODE:
             threading.Thread(target=self.code, args=(asked,)).start()
+        elif asked.id in self.terminals and asked.kind in (Kind.STDIN, Kind.WINDOW):
+            if asked.kind == Kind.WINDOW:
+                fcntl.ioctl(self.terminals[asked.id], termios.TIOCSWINSZ, asked.payload + bytes(4))
+            else:
+                os.write(self.terminals[asked.id], asked.payload or b"\x04")
+                self.say(Kind.CREDIT, asked.id, len(asked.payload).to_bytes(4, "little"))
         elif asked.kind in (Kind.KILL, Kind.SIGNAL, Kind.STDIN) and asked.id in self.processes:
             process = self.processes[asked.id]
             number = signal.SIGKILL if asked.kind == Kind.KILL else int.from_bytes(asked.payload, "little")
@@ -105,6 +114,10 @@ class Guest:
             for line in script[0].splitlines():
                 name, _, value = line.removeprefix("export ").partition("=")
                 self.exports[name] = value.strip("'")
+        window = next((value for tag, value in items if tag == RunTag.TTY), None)
+        if window is not None:
+            self.run_in_terminal(asked.id, arguments, window, env)
+            return
         try:
             process = subprocess.Popen(
                 arguments or ["sh", "-c", script[0]],
@@ -120,6 +133,31 @@ class Guest:
             return
         self.processes[asked.id] = process
         threading.Thread(target=self.follow, args=(asked.id, process)).start()
+
+    def run_in_terminal(self, id: int, arguments: list[str], window: bytes, env: dict[str, str]) -> None:
+        master, slave = os.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, window + bytes(4))
+        process = subprocess.Popen(
+            arguments,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env={**os.environ, **env},
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+        os.close(slave)
+        self.terminals[id] = master
+        self.processes[id] = process
+
+        def pump() -> None:
+            with contextlib.suppress(OSError):
+                while data := os.read(master, protocol.CHUNK):
+                    self.say(Kind.STDOUT, id, data)
+            code = process.wait()
+            self.say(Kind.EXIT, id, (code if code >= 0 else 128 - code).to_bytes(4, "little"))
+
+        threading.Thread(target=pump).start()
 
     def follow(self, id: int, process: subprocess.Popen[bytes]) -> None:
         def pump(kind: Kind, stream: io.BufferedReader) -> None:

@@ -31,6 +31,8 @@ __all__ = ["CHECKS", "Finding", "examine", "show"]
 NEEDED_DISK: Final = 3 << 30  # bytes: a build's downloads, its files, a snapshot and its expanded memory
 NEEDED_MEMORY: Final = 1 << 30  # bytes: one guest with room for what the host does besides
 
+APT: Final = Path("/etc/apt")
+
 
 class Finding(NamedTuple):
     """What one check saw. `state` is ``ok``, ``note`` (something works less well) or ``missing`` (something can't)."""
@@ -205,8 +207,7 @@ def _sources() -> _Answer:
 
 def _apt_mirrors() -> Iterator[str]:
     """The URLs that apt's own configuration names, in either of its two formats."""
-    folder = Path("/etc/apt")
-    for path in [folder / "sources.list", *sorted(folder.glob("sources.list.d/*"))]:
+    for path in [APT / "sources.list", *sorted(APT.glob("sources.list.d/*"))]:
         try:
             lines = path.read_text(errors="replace")[: 1 << 20].splitlines()
         except OSError:

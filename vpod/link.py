@@ -242,8 +242,16 @@ class Link:
             if descriptor == self._wake_read:
                 os.read(descriptor, 64)
             elif event & select.POLLOUT:
-                with self._lock, contextlib.suppress(BlockingIOError):
-                    del self._unsent[: self._socket.send(self._unsent)]
+                self._send_unsent()
+
+    def _send_unsent(self) -> None:
+        with self._lock:
+            try:
+                del self._unsent[: self._socket.send(self._unsent)]
+            except BlockingIOError:
+                return
+            except ConnectionError:  # nobody takes it any more; what the worker said last is still to be read
+                self._unsent.clear()
 
     def _receive(self, reader: wire.Reader) -> SandboxError | None:
         """Read once and hand out what came. Returns how the worker ended, if it did."""
@@ -251,6 +259,8 @@ class Link:
             data = self._socket.recv(_RECEIVE)
         except BlockingIOError:
             return None
+        except ConnectionError:  # it ended before it read everything
+            data = b""
         if not data:
             self._reap(_END_WAIT)
             return self._epitaph()
