@@ -168,6 +168,7 @@ cdef inline Block* find_block(Hart* h, uint32_t limit) noexcept nogil:
         slot[0] = block
         mark_code(h, block)
     entry = jump_entry(h, pc)
-    entry.tag = jump_tag(h, pc)
+    entry.tag = pc
     entry.block = block
+    h.jumped |= <uint32_t>1 << h.priv
     return block

@@ -17,18 +17,23 @@ cdef enum:
 
 # ---- the jump cache ------------------------------------------------------------------------------------------
 
-cdef inline uint64_t jump_tag(Hart* h, uint64_t pc) noexcept nogil:
-    return pc ^ <uint64_t>h.priv << 60
-
 cdef inline JumpEntry* jump_entry(Hart* h, uint64_t pc) noexcept nogil:
-    """A page's entries lie in one row of 64, so that sfence.vma with an address empties just that row."""
-    return &h.jump[((pc >> PAGE_SHIFT) & 63) << 6 | ((pc >> 1) ^ (pc >> 7)) & 63]
+    """Where the block at `pc` stands if its tag is `pc`; a page's entries lie in one row of 64.
+
+    A table for each privilege: no bit of a pc is free to hold it, since a guest may jump to any address, canonical or not.
+    """
+    return &h.jump[h.priv][((pc >> PAGE_SHIFT) & 31) << 6 | ((pc >> 1) ^ (pc >> 7)) & 63]
 
 cdef inline void jump_flush(Hart* h) noexcept nogil:
-    memset(h.jump, 0xff, sizeof(h.jump))
+    cdef uint32_t priv
+    for priv in range(PRIV_M + 1):
+        if h.jumped >> priv & 1:
+            memset(h.jump[priv], 0xff, sizeof(h.jump[priv]))
+    h.jumped = 0
 
 cdef inline void jump_flush_page(Hart* h, uint64_t va) noexcept nogil:
-    memset(&h.jump[((va >> PAGE_SHIFT) & 63) << 6], 0xff, 64 * sizeof(JumpEntry))
+    memset(&h.jump[PRIV_U][((va >> PAGE_SHIFT) & 31) << 6], 0xff, 64 * sizeof(JumpEntry))
+    memset(&h.jump[PRIV_S][((va >> PAGE_SHIFT) & 31) << 6], 0xff, 64 * sizeof(JumpEntry))
 
 
 # ---- the blocks' places -----------------------------------------------------------------------------------------

@@ -389,7 +389,7 @@ cdef void execute(Hart* h, Block* block) noexcept nogil:
                 block = successor
                 continue
         entry = jump_entry(h, pc)
-        if unlikely(entry.tag != jump_tag(h, pc)):
+        if unlikely(entry.tag != pc):
             h.pc = pc
             return
         # a link may join only blocks of one physical page, which one virtual page shows at a time
@@ -434,6 +434,25 @@ cdef inline void count_down(Hart* h, int64_t instructions) noexcept nogil:
     h.retired_base += instructions
     h.budget -= instructions
 
+cdef inline void refill(Hart* h) noexcept nogil:
+    """Look at the clock, and put the next part of the budget into the countdown."""
+    update_timers(h)
+    count_down(h, CHUNK if h.budget > CHUNK else h.budget)
+
+cdef inline bint pay_for_trap(Hart* h) noexcept nogil:
+    """Take one from the budget, so that a handler which traps at once can't hold run() for ever; nothing is retired.
+
+    False when there is none left: the trap is forgotten, since only a fetch faults without a budget, and will again.
+    """
+    if h.countdown == 0:
+        if h.budget <= 0:
+            h.trap_pending = 0
+            return 0
+        refill(h)
+    h.countdown -= 1
+    h.retired_base -= 1
+    return 1
+
 cdef Exit run_loop(Hart* h) noexcept nogil:
     cdef Block* block
     cdef JumpEntry* entry
@@ -443,22 +462,25 @@ cdef Exit run_loop(Hart* h) noexcept nogil:
                 return LOOP_STOP
             take_interrupt(h)
         entry = jump_entry(h, h.pc)
-        block = entry.block if likely(entry.tag == jump_tag(h, h.pc)) else find_block(h, 0)
+        block = entry.block if likely(entry.tag == h.pc) else find_block(h, 0)
         if block != NULL:
             if h.countdown < block.count:
                 if h.mmio_state != MMIO_NONE:
                     count_down(h, 1 - h.countdown)
                     block = find_block(h, 1)
                 elif h.budget > 0:
-                    update_timers(h)
-                    count_down(h, CHUNK if h.budget > CHUNK else h.budget)
+                    refill(h)
                     continue
                 elif h.countdown == 0:
                     return LOOP_BUDGET
                 else:
                     block = find_block(h, <uint32_t>h.countdown)
             execute(h, block)
+        if h.mmio_state >= MMIO_READY:     # the device overwrote the instruction that had asked it
+            h.mmio_state = MMIO_NONE
         if h.trap_pending:
+            if not pay_for_trap(h):
+                return LOOP_BUDGET
             if h.trap_cause == CAUSE_ILLEGAL and h.trap_value == 0:
                 h.trap_value = instruction_word(h, h.pc)
             enter_trap(h, h.trap_cause, h.trap_value)
@@ -546,12 +568,13 @@ cdef class Cpu:
         h.trap_pending = h.mmio_state = h.waiting = 0
         h.countdown = h.retired_base = h.budget = 0
         h.stop_request = 0
+        h.jumped = 1 << PRIV_U | 1 << PRIV_S | 1 << PRIV_M      # new tables aren't empty: zero is an address
         pmp_update(h)
         tlb_flush(h)
         update_mode(h)
 
     def run(self, int64_t instructions):
-        """Execute up to that many instructions, exactly unless one of these comes first.
+        """Execute up to that many instructions and exceptions, exactly unless one of these comes first.
 
         Returns EXIT_BUDGET when all are done, EXIT_WFI when the hart waits for an interrupt, EXIT_STOP after stop(). Whatever the bus
         raises but AccessFault comes out of here, with the instruction not executed.

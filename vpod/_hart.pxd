@@ -46,7 +46,7 @@ cdef enum:
     PAGE_SIZE = 4096
     TLB_SIZE = 256
     TLB_MODES = 4              # U, S, S with SUM, M (and every bare access)
-    JUMP_SIZE = 4096
+    JUMP_SIZE = 2048
     PMP_ENTRIES = 16
     X0_SINK = 32
 
@@ -108,7 +108,7 @@ cdef struct Block:
     Insn insns[1]              # `count` of them and a terminator
 
 cdef struct JumpEntry:
-    uint64_t tag               # virtual pc ^ privilege << 60
+    uint64_t tag               # virtual pc: each privilege has a table of its own
     Block* block
 
 cdef struct CodePage:          # a page of RAM from which something was decoded
@@ -181,5 +181,6 @@ cdef struct Hart:
     Block** block_hash
     uint8_t* arena
     uint64_t arena_used
-    JumpEntry jump[JUMP_SIZE]
+    JumpEntry jump[PRIV_M + 1][JUMP_SIZE]      # by privilege
+    uint32_t jumped            # a bit for each privilege whose table has entries
     uint8_t scratch[512]       # a Block that is used once: page-crossing or cut short
