@@ -23,7 +23,7 @@ Everything is total: any bit pattern, no loop, no table, no division that could 
     f_add(<uint64_t>0x3ff0000000000000, <uint64_t>0x3ca0000000000000, RNE, &flags)   # 1 + 2**-53: 1.0, flags == NX
 """
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
 from vpod._hart cimport likely
 
@@ -35,13 +35,24 @@ cdef extern from *:
     static inline uint64_t vpod_low(vpod_u128 v) { return (uint64_t)v; }
     static inline vpod_u128 vpod_product(uint64_t a, uint64_t b) { return (vpod_u128)a * b; }
     static inline vpod_u128 vpod_wide(uint64_t high, uint64_t low) { return (vpod_u128)high << 64 | low; }
-    static inline vpod_u128 vpod_plus(vpod_u128 a, vpod_u128 b) { return a + b; }
-    static inline vpod_u128 vpod_minus(vpod_u128 a, vpod_u128 b) { return a - b; }
-    static inline int vpod_less(vpod_u128 a, vpod_u128 b) { return a < b; }
+    static inline vpod_u128 vpod_add_if(int add, vpod_u128 a, vpod_u128 b) {          /* a + b or a - b, no branch */
+        vpod_u128 negate = (vpod_u128)0 - !add;
+        return a + ((b ^ negate) - negate);
+    }
+    static inline void vpod_swap_if(int condition, vpod_u128 *a, vpod_u128 *b) {
+        vpod_u128 difference = (*a ^ *b) & ((vpod_u128)0 - (condition != 0));
+        *a ^= difference;
+        *b ^= difference;
+    }
     static inline vpod_u128 vpod_shift_left(vpod_u128 v, int n) { return v << n; }
-    static inline vpod_u128 vpod_shift_jam(vpod_u128 v, int n) {
-        vpod_u128 r = v >> (n > 127 ? 127 : n);
-        return r | (r << (n > 127 ? 127 : n) != v);
+    static inline vpod_u128 vpod_shift_jam(vpod_u128 v, int n) {                       /* n >= 0; no branch */
+        uint64_t far = (uint64_t)0 - (n > 63), low = (uint64_t)v, high = (uint64_t)(v >> 64), lost = low & far, kept;
+        low = (low & ~far) | (high & far);
+        high &= ~far;
+        n = n > 127 ? 63 : n & 63;
+        kept = low >> n;
+        lost |= low ^ (kept << n);
+        return (vpod_u128)(high >> n) << 64 | kept | ((high << 1) << (63 - n)) | (lost != 0);
     }
     static inline int vpod_leading_zeros(uint64_t v) { return __builtin_clzll(v); }
 
@@ -65,9 +76,8 @@ cdef extern from *:
     uint64_t low_half "vpod_low"(uint128_t v) noexcept nogil
     uint128_t wide_product "vpod_product"(uint64_t a, uint64_t b) noexcept nogil
     uint128_t wide "vpod_wide"(uint64_t high, uint64_t low) noexcept nogil
-    uint128_t wide_add "vpod_plus"(uint128_t a, uint128_t b) noexcept nogil
-    uint128_t wide_sub "vpod_minus"(uint128_t a, uint128_t b) noexcept nogil
-    bint wide_less "vpod_less"(uint128_t a, uint128_t b) noexcept nogil
+    uint128_t wide_add_if "vpod_add_if"(bint add, uint128_t a, uint128_t b) noexcept nogil
+    void wide_swap_if "vpod_swap_if"(bint condition, uint128_t* a, uint128_t* b) noexcept nogil
     uint128_t wide_shift_left "vpod_shift_left"(uint128_t v, int n) noexcept nogil
     uint128_t wide_shift_jam "vpod_shift_jam"(uint128_t v, int n) noexcept nogil
     int leading_zeros "vpod_leading_zeros"(uint64_t v) noexcept nogil         # v != 0
@@ -230,28 +240,42 @@ cdef inline bits invalid(bits a, uint32_t* flags) noexcept nogil:
 
 # ---- addition ----
 
-cdef inline bits f_add(bits a, bits b, int rm, uint32_t* flags) noexcept nogil:
-    """a + b. Zeros and subnormals take the common path: they are numbers without the leading one, of exponent 1."""
-    cdef bits swap = <bits>(a ^ b) & (<bits>0 - <bits>(magnitude(a) < magnitude(b)))
-    cdef bits big = a ^ swap, small = b ^ swap                 # by magnitude; which is which no branch can foresee
-    cdef bits sign = sign_of(big)
-    cdef int exp = exponent(big), exp_small = exponent(small), shift
-    cdef uint64_t sig, sig_small, negate
-    if not likely(exp != top_exponent(a)):
-        if is_nan(big):                                        # a NaN's magnitude is the larger one
-            return nan_result(a, b, flags)
-        return invalid(a, flags) if magnitude(small) == infinity(a) and small != big else big
-    shift = 61 - fraction_bits(a)                              # leading ones at bit 61 leave room for the carry
-    sig = <uint64_t>fraction(big) << shift | <uint64_t>(exp != 0) << 61
-    sig_small = <uint64_t>fraction(small) << shift | <uint64_t>(exp_small != 0) << 61
-    exp += exp == 0
-    exp_small += exp_small == 0
-    negate = <uint64_t>0 - <uint64_t>(sign_of(<bits>(a ^ b)) != 0)
-    sig += (shift_right_jam(sig_small, exp - exp_small) ^ negate) - negate
+cdef inline bits add_parts(
+    bits sign, bint opposite, int exp, uint64_t sig, uint64_t sig_small, int distance, int rm, uint32_t* flags
+) noexcept nogil:
+    """sig and sig_small >> distance, leading ones at bit 61 or below, added or, if signs are opposite, subtracted."""
+    cdef uint64_t negate = <uint64_t>0 - <uint64_t>opposite
+    cdef int shift
+    sig += (shift_right_jam(sig_small, distance) ^ negate) - negate
     if not likely(sig != 0):                                   # x - x is +0, or -0 when rounding down; -0 + -0 is -0
-        return sign_bit(a) if (rm == RDN if negate else sign != 0) else 0
+        return sign_bit(sign) if (rm == RDN if opposite else sign != 0) else 0
     shift = leading_zeros(sig) - 1
     return round_pack(sign, exp + 1 - shift, sig << shift, rm, flags)
+
+cdef inline bits add_any(bits big, bits small, int rm, uint32_t* flags) noexcept nogil:
+    """Zeros and subnormals are numbers without the leading one, of exponent 1."""
+    cdef int exp = exponent(big), exp_small = exponent(small), shift = 61 - fraction_bits(big)
+    cdef uint64_t sig = <uint64_t>fraction(big) << shift | <uint64_t>(exp != 0) << 61
+    cdef uint64_t sig_small = <uint64_t>fraction(small) << shift | <uint64_t>(exp_small != 0) << 61
+    cdef bint opposite = sign_of(<bits>(big ^ small)) != 0
+    if is_nan(big):                                            # a NaN's magnitude is the larger one
+        return nan_result(big, small, flags)
+    if exp == top_exponent(big):
+        return invalid(big, flags) if opposite and magnitude(small) == magnitude(big) else big
+    exp += exp == 0
+    exp_small += exp_small == 0
+    return add_parts(sign_of(big), opposite, exp, sig, sig_small, exp - exp_small, rm, flags)
+
+cdef inline bits f_add(bits a, bits b, int rm, uint32_t* flags) noexcept nogil:
+    cdef bits swap = <bits>(a ^ b) & (<bits>0 - <bits>(magnitude(a) < magnitude(b)))
+    cdef bits big = a ^ swap, small = b ^ swap                 # by magnitude; which is which no branch can foresee
+    cdef int exp = exponent(big), exp_small = exponent(small)
+    if not likely(exp_small != 0 and exp != top_exponent(a)):
+        return add_any(big, small, rm, flags)
+    return add_parts(
+        sign_of(big), sign_of(<bits>(a ^ b)) != 0, exp, significand(big) >> 2, significand(small) >> 2, exp - exp_small,
+        rm, flags,
+    )
 
 cdef inline bits f_sub(bits a, bits b, int rm, uint32_t* flags) noexcept nogil:
     return f_add(a, <bits>(b ^ sign_bit(b)), rm, flags)
@@ -391,32 +415,30 @@ cdef inline bits multiply_add(bits a, bits b, bits c, int rm, uint32_t* flags) n
     Of a * b at least the lowest 20 bits are zero and of c the lowest 72, so bits are jammed only from where the other
     is so much larger that the difference loses no more than two leading bits.
     """
-    cdef int exp_a, exp_b, exp_c, exp, shift
+    cdef int exp_a, exp_b, exp_c, distance, negate, shift
     cdef uint64_t sig_a = normalize(a, &exp_a), sig_b = normalize(b, &exp_b), sig_c = normalize(c, &exp_c)
-    cdef uint128_t product = wide_product(sig_a >> 1, sig_b >> 1)
-    cdef uint128_t addend = wide(sig_c >> 3, sig_c << 61)
-    cdef bits sign = sign_of(<bits>(a ^ b))
-    exp = exp_a + exp_b - bias(a)
-    if exp >= exp_c:
-        addend = wide_shift_jam(addend, exp - exp_c)
+    cdef uint128_t big = wide_product(sig_a >> 1, sig_b >> 1)
+    cdef uint128_t small = wide(sig_c >> 3, sig_c << 61)
+    cdef bits sign = sign_of(<bits>(a ^ b)), opposite = sign ^ sign_of(c)
+    cdef int exp = exp_a + exp_b - bias(a)
+    distance = exp - exp_c
+    negate = -(distance < 0)                                   # order by exponent; again no branch can foresee it
+    wide_swap_if(negate, &big, &small)
+    sign ^= opposite & <bits>negate
+    exp -= distance & negate
+    distance = (distance ^ negate) - negate
+    big = wide_add_if(opposite == 0, big, wide_shift_jam(small, distance))
+    if not likely(high_half(big) >> 63 == 0):                  # less than zero: the exponents were next to each other
+        big = wide_add_if(False, 0, big)
+        sign ^= sign_bit(a)
+    if likely(high_half(big) != 0):
+        shift = leading_zeros(high_half(big)) - 1
+    elif low_half(big) != 0:
+        shift = leading_zeros(low_half(big)) + 63
     else:
-        product = wide_shift_jam(product, exp_c - exp)
-        exp = exp_c
-    if sign == sign_of(c):
-        product = wide_add(product, addend)
-    elif wide_less(product, addend):
-        product = wide_sub(addend, product)
-        sign = sign_of(c)
-    else:
-        product = wide_sub(product, addend)
-        if high_half(product) == 0 and low_half(product) == 0:
-            return sign_bit(a) if rm == RDN else 0
-    if likely(high_half(product) != 0):
-        shift = leading_zeros(high_half(product)) - 1
-    else:
-        shift = leading_zeros(low_half(product)) + 63
-    product = wide_shift_left(product, shift)
-    return round_pack(sign, exp + 2 - shift, high_half(product) | (low_half(product) != 0), rm, flags)
+        return sign_bit(a) if rm == RDN else 0
+    big = wide_shift_left(big, shift)
+    return round_pack(sign, exp + 2 - shift, high_half(big) | (low_half(big) != 0), rm, flags)
 
 cdef inline bits multiply_add_any(bits a, bits b, bits c, int rm, uint32_t* flags) noexcept nogil:
     cdef bits sign = sign_of(<bits>(a ^ b)), product
@@ -448,11 +470,18 @@ cdef inline bits f_fma(bits a, bits b, bits c, int rm, uint32_t* flags) noexcept
 
 # ---- comparison, minimum and maximum, classification ----
 
+cdef inline int64_t order(bits a) noexcept nogil:
+    """Where a stands among its format's numbers, -0 just below +0: negative patterns count downwards."""
+    cdef int64_t key
+    if bits is uint32_t:
+        key = <int32_t>a
+    else:
+        key = <int64_t>a
+    return key ^ <int64_t>(<uint64_t>(key >> 63) >> 1)
+
 cdef inline bint ordered_less(bits a, bits b) noexcept nogil:
     """a < b of numbers that aren't NaN."""
-    if sign_of(<bits>(a ^ b)):
-        return sign_of(a) != 0 and (magnitude(a) | magnitude(b)) != 0
-    return a != b and (a < b) != (sign_of(a) != 0)
+    return (order(a) < order(b)) & ((magnitude(a) | magnitude(b)) != 0)
 
 cdef inline bint ordered_equal(bits a, bits b) noexcept nogil:
     return a == b or (magnitude(a) | magnitude(b)) == 0
@@ -483,9 +512,7 @@ cdef inline bits extreme(bits a, bits b, bint largest, uint32_t* flags) noexcept
     if is_nan(a) or is_nan(b):
         nan_result(a, b, flags)
         return canonical_nan(a) if is_nan(a) and is_nan(b) else (b if is_nan(a) else a)
-    if magnitude(a) == 0 and magnitude(b) == 0:
-        return a & b if largest else a | b
-    return a if ordered_less(a, b) != largest else b
+    return a if (order(a) < order(b)) != largest else b
 
 cdef inline bits f_min(bits a, bits b, uint32_t* flags) noexcept nogil:
     return extreme(a, b, False, flags)
@@ -513,28 +540,31 @@ cdef inline uint64_t to_integer(bits a, uint64_t least, uint64_t most, int rm, u
     """a as an integer from -least to most, two's complement; what lies beyond is the nearest one and NV alone."""
     cdef bint negative = sign_of(a) != 0
     cdef int exp = exponent(a) - bias(a)
+    cdef uint64_t negate = <uint64_t>0 - <uint64_t>negative
+    cdef uint64_t limit = most ^ ((most ^ least) & negate)
     cdef uint64_t sig, whole = 0, tail, half = <uint64_t>1 << 63
-    if is_nan(a) or exp > 63:
+    if not likely(exp <= 63):
         flags[0] |= NV
-        return <uint64_t>0 - least if negative and not is_nan(a) else most
-    sig = significand(a) if exponent(a) else <uint64_t>magnitude(a) << (63 - fraction_bits(a))
-    if exp >= 0:                                               # whole, and what follows its point in 64 bits
+        return most if is_nan(a) else (limit ^ negate) - negate
+    sig = significand(a) if likely(exponent(a) != 0) else <uint64_t>magnitude(a) << (63 - fraction_bits(a))
+    if likely(exp >= 0):                                       # whole, and what follows its point in 64 bits
         whole = sig >> (63 - exp)
         tail = sig << exp << 1
     else:
         tail = shift_right_jam(sig >> 1, -exp - 2) if exp < -1 else sig
-    if tail:
-        if rm == RNE:
-            whole += tail > half - (whole & 1)
-        elif rm == RMM:
-            whole += tail >= half
-        else:
-            whole += rm == (RDN if negative else RUP)
-    if whole > (least if negative else most):
+    if rm == RTZ:
+        pass
+    elif rm == RNE:
+        whole += tail > half - (whole & 1)
+    elif rm == RMM:
+        whole += tail >= half
+    else:
+        whole += tail != 0 and rm == (RDN if negative else RUP)
+    if not likely(whole <= limit):
         flags[0] |= NV
-        return <uint64_t>0 - least if negative else most
+        return (limit ^ negate) - negate
     flags[0] |= tail != 0
-    return <uint64_t>0 - whole if negative else whole
+    return (whole ^ negate) - negate
 
 cdef inline uint64_t f_to_i32(bits a, int rm, uint32_t* flags) noexcept nogil:
     return to_integer(a, 0x80000000u, 0x7fffffffu, rm, flags)
