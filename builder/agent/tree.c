@@ -1,0 +1,154 @@
+/* Process trees: finding all that a command started, and ending it.
+ *
+ * Why it exists: a command may fork, double-fork, make sessions of its own or fork faster than one can look. What holds
+ * a tree together is that its root is a child subreaper (the plain command's first process, the session shell, the
+ * runner): whoever loses a parent becomes the root's child, so walking /proc from the root finds everybody.
+ * Invariants: before anything is killed the root and everybody found are stopped, and the walk is repeated until it
+ * finds nobody new; so no process escapes by its parent's death or by forking meanwhile. On a single hart the agent
+ * runs as a real-time process during the walk. Trees that earlier requests left under the same root are `spared`.
+ * A command's process that hangs itself below a spared tree does not exist: only orphans are moved, and to the root.
+ *
+ * Why not control groups: moving the shell into a group for each command costs an RCU grace period, far more than the
+ * command; the walk costs nothing until something must be ended.
+ *
+ * Example: while (tree_end(pid, &spared) > 0) come_back_later();
+ */
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "agent.h"
+
+enum { FREEZE_ROUNDS = 100 };
+
+struct table {
+    struct process *list;
+    size_t count, size;
+};
+
+/* /proc/PID/stat: "pid (any name) state ppid ..."; the 22nd number is the start time. */
+static bool process_read(int proc, const char *number, struct process *process) {
+    char path[32], text[512];
+    snprintf(path, sizeof path, "%.16s/stat", number);
+    int fd = openat(proc, path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return false;
+    ssize_t length = read(fd, text, sizeof text - 1);
+    close(fd);
+    if (length <= 0) return false;
+    text[length] = 0;
+    const char *after = strrchr(text, ')');
+    int parent;
+    if (after == NULL || sscanf(after + 1, " %c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu",
+                                &process->state, &parent, &process->started) != 3)
+        return false;
+    process->pid = (pid_t)atol(number);
+    process->parent = parent;
+    return true;
+}
+
+static int by_pid(const void *left, const void *right) {
+    pid_t a = ((const struct process *)left)->pid, b = ((const struct process *)right)->pid;
+    return (a > b) - (a < b);
+}
+
+static struct table scan(void) {
+    struct table table = {0};
+    DIR *proc = opendir("/proc");
+    if (proc == NULL) return table;
+    struct dirent *entry;
+    while ((entry = readdir(proc)) != NULL) {
+        if (!isdigit((unsigned char)entry->d_name[0])) continue;
+        if (table.count == table.size) {
+            table.size = table.size ? 2 * table.size : 256;
+            table.list = realloc(table.list, table.size * sizeof *table.list);
+            if (table.list == NULL) die("memory");
+        }
+        if (process_read(dirfd(proc), entry->d_name, &table.list[table.count])) table.count++;
+    }
+    closedir(proc);
+    qsort(table.list, table.count, sizeof *table.list, by_pid);
+    return table;
+}
+
+static struct process *find(const struct table *table, pid_t pid) {
+    struct process key = {.pid = pid};
+    return table->count ? bsearch(&key, table->list, table->count, sizeof key, by_pid) : NULL;
+}
+
+static bool is_spared(const struct spared *spared, const struct process *process) {
+    for (size_t i = 0; i < spared->count; i++)
+        if (spared->list[i].pid == process->pid && spared->list[i].started == process->started) return true;
+    return false;
+}
+
+static bool is_alive(const struct process *process) { return process->state != 'Z' && process->state != 'X'; }
+
+/* Does the chain of parents reach the root without passing a spared process? */
+static bool belongs(const struct table *table, const struct process *process, pid_t root, const struct spared *spared) {
+    for (size_t steps = 0; process != NULL && steps <= table->count; steps++) {
+        if (is_spared(spared, process)) return false;
+        if (process->parent == root) return true;
+        process = find(table, process->parent);
+    }
+    return false;
+}
+
+/* Signals every living member, or only those in no stopped state; returns how many. */
+static size_t signal_members(pid_t root, const struct spared *spared, int number, bool only_running) {
+    struct table table = scan();
+    size_t told = 0;
+    for (size_t i = 0; i < table.count; i++) {
+        struct process *process = &table.list[i];
+        if (!is_alive(process) || process->pid == root || !belongs(&table, process, root, spared)) continue;
+        if (only_running && (process->state == 'T' || process->state == 't')) continue;
+        if (kill(process->pid, number) == 0) told++;
+    }
+    free(table.list);
+    return told;
+}
+
+void spare_children(struct spared *spared, pid_t root) {
+    char path[64], text[16384];
+    snprintf(path, sizeof path, "/proc/%d/task/%d/children", root, root);
+    ssize_t length = read_file(path, text, sizeof text);
+    if (length == 0) return; /* the usual case, one small read */
+    struct table table = scan();
+    for (size_t i = 0; i < table.count; i++) {
+        if (table.list[i].parent != root || !is_alive(&table.list[i])) continue;
+        spared->list = realloc(spared->list, (spared->count + 1) * sizeof *spared->list);
+        if (spared->list == NULL) die("memory");
+        spared->list[spared->count++] = table.list[i];
+    }
+    free(table.list);
+}
+
+void spare_free(struct spared *spared) {
+    free(spared->list);
+    *spared = (struct spared){0};
+}
+
+size_t tree_signal(pid_t root, const struct spared *spared, int number) {
+    return signal_members(root, spared, number, false);
+}
+
+static void real_time(bool on) {
+    struct sched_param priority = {.sched_priority = on ? 1 : 0};
+    sched_setscheduler(0, (on ? SCHED_FIFO : SCHED_OTHER) | SCHED_RESET_ON_FORK, &priority);
+}
+
+size_t tree_end(pid_t root, const struct spared *spared) {
+    real_time(true); /* refused outside a guest; then the rounds below do it alone */
+    kill(root, SIGSTOP);
+    for (int round = 0; round < FREEZE_ROUNDS; round++)
+        if (signal_members(root, spared, SIGSTOP, true) == 0) break;
+    size_t left = signal_members(root, spared, SIGKILL, false);
+    real_time(false);
+    return left;
+}
