@@ -638,7 +638,7 @@ cdef class Cpu:
                 step = offset + length - at
             code_written(self.h, at, step)
             at += step
-        if address <= self.h.reservation < address + length:
+        if self.h.reservation < address + length and address < self.h.reservation + 8:     # any byte an LR may have read
             self.h.reservation = NONE
 
     def view(self, uint64_t address, uint64_t length):
