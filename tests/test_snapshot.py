@@ -310,6 +310,21 @@ def test_a_header_that_does_not_hold_together(tmp_path: Path, small: bytes, fiel
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize("field", ["meta_size", "state_size", "frames_size"])
+def test_sizes_are_limited_even_in_a_file_that_large(tmp_path: Path, small: bytes, field: str) -> None:
+    path = tmp_path / "x.snap"
+    header = Header._make(snapshot.HEADER.unpack_from(small))._replace(**{field: 1 << 30})
+    path.write_bytes(header.pack())
+    os.truncate(path, header.file_size)  # sparse
+    tracemalloc.start()
+    try:
+        with pytest.raises(SnapshotDamaged, match="does not hold together"):
+            Snapshot(path)
+        assert tracemalloc.get_traced_memory()[1] < 2 * MIB
+    finally:
+        tracemalloc.stop()
+
+
 def test_a_newer_format_and_a_delta_are_told_from_damage(tmp_path: Path, small: bytes) -> None:
     path = tmp_path / "x.snap"
     refused(path, forged(small, lambda header: header._replace(version=2)), SnapshotTooNew, "format 2.*newer vpod")
@@ -350,6 +365,19 @@ def test_an_index_that_does_not_hold_together(
     tmp_path: Path, small: bytes, index: Callable[[list[Frame]], list[Frame]]
 ) -> None:
     refused(tmp_path / "x.snap", forged(small, index=index))
+
+
+def test_frames_out_of_order_are_refused_even_when_each_is_good(tmp_path: Path, small: bytes) -> None:
+    two, far = original_frames(small)
+
+    def swapped(entries: list[Frame]) -> list[Frame]:
+        return [entry._replace(number=e.number, pages=e.pages) for entry, e in zip(entries, entries[::-1], strict=True)]
+
+    def doubled(entries: list[Frame]) -> list[Frame]:
+        return [entry._replace(number=entries[0].number, pages=entries[0].pages) for entry in entries]
+
+    refused(tmp_path / "x.snap", forged(small, frames=[far, two], index=swapped), match="out of order")
+    refused(tmp_path / "x.snap", forged(small, frames=[two, two], index=doubled), match="out of order")
 
 
 def test_pages_beyond_the_end_of_ram_are_refused(tmp_path: Path) -> None:

@@ -401,7 +401,7 @@ def _append(part: Path, entry: dict[str, Any], had: int, progress: Progress | No
         with paths.writing(known, durable=False) as note:
             note.write(answer.validator.encode())
         done = answer.start
-        while done <= size and (chunk := _some(answer, url, min(CHUNK, size + 1 - done))):
+        while chunk := _some(answer, url, min(CHUNK, size + 1 - done)):
             done += len(chunk)
             file.write(chunk)
             if progress:
