@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vpod.bus import AccessFault, Bus, IrqLine, Ram
@@ -501,6 +501,7 @@ accesses = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(accesses, st.sampled_from(sorted(make_all())))
 def test_no_access_disturbs_a_device_and_its_state_survives_a_save(accesses: list[Any], name: str) -> None:
     device = make_all()[name]

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vpod import boot
@@ -42,12 +42,14 @@ def dtc(blob: bytes) -> tuple[str, str]:
     return done.stdout.decode(), done.stderr.decode()
 
 
+@settings(deadline=None)
 @given(st.lists(trees, max_size=3, unique_by=lambda node: node.name), properties)
 def test_what_was_written_is_read_back(children: list[Node], values: dict[str, bytes]) -> None:
     root = Node("", values, children)
     assert parse(flatten(root)) == root
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400), st.integers(0, 2000), st.integers(0, 255))
 def test_no_bytes_can_make_the_reader_do_more_than_refuse(junk: bytes, at: int, value: int) -> None:
     blob = bytearray(flatten(boot.device_tree(MEMORY, "x", (1, 2))))

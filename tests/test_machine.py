@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import struct
+import threading
 import time
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 from machine_code import assemble
 
 from vpod.devices.virtio.block import BufferDisk
-from vpod.errors import BuildError, SnapshotDamaged
+from vpod.errors import BuildError, SnapshotDamaged, SnapshotError
 from vpod.fdt import parse
 from vpod.machine import STATE_HEADER, Event, Machine
 
@@ -198,9 +200,15 @@ def test_a_readable_descriptor_ends_a_sleep() -> None:
     guest = machine(f"li t0, {UART}\nli t1, 1\nsb t1, 1(t0)\n" + interrupts(10))
     reader, writer = os.pipe()
     try:
-        os.write(writer, b"x")
-        poll = lambda: guest.uart.pending or guest.uart.send(b"x")  # noqa: E731
-        assert guest.run(seconds=5, poll=poll, files=[reader]) is Event.STOPPED
+
+        def type_what_came() -> None:
+            if select.select([reader], [], [], 0)[0]:
+                guest.uart.send(os.read(reader, 1))
+
+        threading.Timer(0.2, os.write, (writer, b"x")).start()
+        before = time.monotonic()
+        assert guest.run(poll=type_what_came, files=[reader]) is Event.STOPPED and guest.stopped == "exit 10"
+        assert 0.1 < time.monotonic() - before < 2
     finally:
         os.close(reader)
         os.close(writer)
@@ -288,6 +296,37 @@ def test_a_disk_must_be_there_again(tmp_path: Path) -> None:
             Machine.restore(state, fd)
     finally:
         os.close(fd)
+
+
+def test_more_than_can_be_saved_is_said_and_not_lost(tmp_path: Path) -> None:
+    guest = machine(COUNTER)
+    for stream in (guest.uart, guest.console, guest.agent):
+        stream.send(bytes(4 << 20))
+    fd = ram_file(guest, tmp_path)
+    try:
+        twin = Machine.restore(guest.save(), fd)
+    finally:
+        os.close(fd)
+    assert twin.uart.pending == twin.console.pending == twin.agent.pending == 4 << 20
+    guest.agent.send(b"x")
+    with pytest.raises(SnapshotError, match="agent"):
+        guest.save()
+
+
+def test_a_port_without_a_driver_keeps_nobody_awake() -> None:
+    guest = machine("sleep: wfi\nj sleep")
+    guest.agent.send(b"early")
+    guest.agent.paused = True
+    guest.agent.paused = False
+    guest.slice()
+    assert guest.slice() is None
+
+
+def test_an_alarm_in_the_far_future_is_a_sleep_that_the_host_can_sleep() -> None:
+    far = "\n".join(f"li t1, {value}\nsw t1, {at}(t0)" for at, value in ((16, 1), (12, -1), (8, -1)))
+    guest = machine(f"li t0, {RTC}\n{far}\nsleep: wfi\nj sleep")
+    assert guest.slice() == 3600
+    assert guest.run(seconds=0.05) is Event.TIME
 
 
 def test_a_stopped_machine_stays_stopped(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any
 from vpod._cpu import EXIT_WFI, Cpu
 from vpod.bus import Bus, Ram
 from vpod.devices.clint import Clint
+from vpod.devices.fields import MAX_STREAM
 from vpod.devices.plic import Plic
 from vpod.devices.rtc import Rtc
 from vpod.devices.syscon import Syscon
@@ -43,7 +44,7 @@ from vpod.devices.uart import Uart
 from vpod.devices.virtio.console import Console, Port
 from vpod.devices.virtio.entropy import Entropy
 from vpod.devices.virtio.mmio import EmptySlot, VirtioMmio
-from vpod.errors import SnapshotDamaged
+from vpod.errors import SnapshotDamaged, SnapshotError
 
 if TYPE_CHECKING:
     from vpod.devices.virtio.block import Disk
@@ -64,7 +65,7 @@ POLL_SLEEP = 0.02  # seconds between two looks at what can't wake a sleep
 STATE_MAGIC = b"vpodmach"
 STATE_VERSION = 1
 STATE_HEADER = struct.Struct("<8s3I")
-MAX_JSON, MAX_HART = 48 << 20, 1 << 20
+MAX_JSON, MAX_HART = 32 << 20, 1 << 20
 
 PANIC = b"Kernel panic - not syncing"
 PANIC_REACH = 16 << 10  # bytes of console after the words within which a reboot is the panic's doing
@@ -190,7 +191,7 @@ class Machine:
 
     def _sleep(self) -> float | None:
         waits = [wait for wait in (self.cpu.nanoseconds_to_timer(), self.rtc.nanoseconds_to_alarm()) if wait >= 0]
-        return min(waits) / 1e9 if waits else None
+        return min(min(waits) / 1e9, MAX_SLEEP) if waits else None  # the guest may set an alarm in 500 years
 
     def run(
         self,
@@ -207,9 +208,9 @@ class Machine:
         descriptors: Sequence[int] = tuple(files)
         end = None if seconds is None else time.monotonic() + seconds
         while True:
-            sleep = self.slice()
             if poll is not None:
                 poll()
+            sleep = self.slice()  # after poll, which may have brought the guest something
             if until is not None and until():
                 return Event.UNTIL
             if self.stopped is not None:
@@ -223,10 +224,18 @@ class Machine:
                 return Event.IDLE
             if sleep != 0:
                 asked = POLL_SLEEP if (poll or until) and not descriptors else MAX_SLEEP
-                select.select(descriptors, [], [], min(asked, MAX_SLEEP if sleep is None else sleep))
+                select.select(descriptors, [], [], asked if sleep is None else min(asked, sleep))
 
     def save(self) -> bytes:
-        """Hart and devices as bytes; RAM is not among them. The machine may go on afterwards."""
+        """Hart and devices as bytes; RAM is not among them. The machine may go on afterwards.
+
+        SnapshotError if more than 4 MiB wait in a stream for the guest: let it run and take them first.
+        """
+        for name, stream in (("uart", self.uart), ("console", self.console), ("agent", self.agent)):
+            if stream.pending > MAX_STREAM:
+                raise SnapshotError(
+                    f"{name}: {stream.pending} bytes wait for the guest, {MAX_STREAM} can be saved; let it run"
+                )
         devices = {name: device.save() for name, device in self._devices.items()}
         described = {"memory": self.memory, "stopped": self.stopped, "devices": devices}
         text = json.dumps(described, separators=(",", ":")).encode()

@@ -16,6 +16,8 @@ from typing import Any
 
 State = dict[str, Any]
 
+MAX_STREAM = 4 << 20  # bytes on their way to the guest that a saved stream may hold
+
 
 def _get(state: State, name: str) -> Any:
     if not isinstance(state, dict) or name not in state:

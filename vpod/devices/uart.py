@@ -46,7 +46,6 @@ MSR_CONNECTED = MSR_CTS | MSR_DSR | MSR_DCD
 FIFO_SIZE = 16
 TRIGGER = (1, 4, 8, 14)
 OUTPUT_SIZE = 4096
-MAX_SAVED = 1 << 24  # bytes of input that a saved state may carry
 
 
 def _discard(data: bytes) -> object:
@@ -224,7 +223,7 @@ class Uart:
 
     def restore(self, state: fields.State) -> None:
         """Take back what `save` gave. ValueError names a wrong field."""
-        received = fields.data(state, "received", MAX_SAVED)
+        received = fields.data(state, "received", fields.MAX_STREAM)
         ier = fields.integer(state, "ier", 0x0F)
         fcr, lcr, scr = (fields.integer(state, name, 0xFF) for name in ("fcr", "lcr", "scr"))
         mcr = fields.integer(state, "mcr", 0x1F)

@@ -34,7 +34,6 @@ RECEIVE, TRANSMIT, CONTROL_RECEIVE, CONTROL_TRANSMIT = 0, 1, 2, 3
 MAX_CONTROL = 64  # control messages waiting for the guest
 MAX_MESSAGE = 64  # bytes of a control message from the guest that are looked at
 BUDGET = 4 << 20  # bytes taken from the guest in one call of process
-MAX_SAVED = 8 << 20  # waiting bytes of one port that a saved state may carry
 
 
 def _discard(data: bytes) -> object:
@@ -253,4 +252,4 @@ class Console(VirtioMmio):
         self._control = deque(fields.data({"control": message}, "control", MAX_MESSAGE) for message in saved)
         for port, port_state in zip(self.ports, fields.items(state, "ports", len(self.ports)), strict=True):
             port.guest_open = fields.flag(port_state, "open")
-            port.waiting[:] = fields.data(port_state, "waiting", MAX_SAVED)
+            port.waiting[:] = fields.data(port_state, "waiting", fields.MAX_STREAM)

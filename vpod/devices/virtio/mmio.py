@@ -102,6 +102,7 @@ class VirtioMmio:
     def work(self, index: int) -> None:
         """Process queue `index`, show the driver the result and interrupt it if it wants to be."""
         if not self.running:
+            self._busy &= ~(1 << index)  # the driver will notify once it is ready
             return
         queue = self.queues[index]
         try:
