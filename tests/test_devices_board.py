@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import json
 from typing import Any
 
@@ -49,6 +51,15 @@ def make_all() -> dict[str, Any]:
         "rtc": Rtc(IrqLine(lines, 11)),
         "syscon": Syscon(lambda reason: None),
     }
+
+
+BOARD = ["bus", "fdt", "boot", "machine", *(f"devices.{name}" for name in ("fields", "clint", "plic", "rtc", "syscon"))]
+BOARD += ["devices.uart", *(f"devices.virtio.{name}" for name in ("queue", "mmio", "console", "entropy", "block"))]
+
+
+@pytest.mark.parametrize("module", BOARD)
+def test_the_examples_in_the_docstrings_hold(module: str) -> None:
+    assert doctest.testmod(importlib.import_module(f"vpod.{module}")).failed == 0
 
 
 # The bus.

@@ -10,6 +10,13 @@ Invariants:
   and buffers ready. What waits when the guest closes a port is dropped: it was for the reader that has gone.
 * A paused port takes nothing from the guest, whose writers then block; port 0's kernel even spins, so pause it briefly.
 * Control messages that the guest doesn't fetch are bounded: too many break the device.
+
+Example::
+
+    console = Console(ram, plic.line(1), names=("", "vpod.agent"))
+    agent = console.ports[1]
+    agent.output = received.extend
+    agent.send(b"hello")
 """
 
 from __future__ import annotations

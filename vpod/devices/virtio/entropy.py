@@ -2,7 +2,7 @@
 
 One queue of writable buffers. Each is filled from `os.urandom`, with at most 4 KiB however long it is; the
 specification lets a device write less than was asked for. There is no state beyond the queue, and so nothing random in
-a snapshot.
+a snapshot. Example: ``Entropy(ram, plic.line(2))``.
 """
 
 from __future__ import annotations

@@ -10,7 +10,14 @@ The guest owns the descriptor table, the available ring and every index in them,
 * A broken queue raises `QueueBroken`; the transport then stops the device until the driver resets it.
 
 A chain comes out as ``(head, readable, writable)``, the latter two lists of ``(offset, length)`` into ``ram.data``.
-Descriptors never become objects: a console moves a gigabyte through here in 32 KiB buffers.
+Descriptors never become objects: a console moves a gigabyte through here in 32 KiB buffers. A device uses it so::
+
+    while (chain := queue.pop()) is not None:
+        head, readable, writable = chain
+        ...
+        queue.push(head, written)
+    if queue.publish():
+        interrupt()
 """
 
 from __future__ import annotations
