@@ -8,8 +8,9 @@ only what needs the guest: running the maintainer scripts, in dpkg's own order.
     >>> for deb in debs: database.unpack(deb)
     >>> database.finish()                                   # writes /var/lib/dpkg and CONFIGURE
 
-Left out of the guest's work: byte-compiling the standard library (Python compiles what is imported, once). For that
-`py_compile.py` and `py3compile` are replaced during configuration and put back afterwards.
+Left out of the guest's work, by putting do-nothing files in their place until configuration is over: byte-compiling the
+standard library (Python compiles what is imported, once), enabling units of a service manager that is not there, and the
+certificate store (`certificates.py` makes it on the host).
 
 Invariants: after CONFIGURE has run `dpkg --audit` is silent, every package is `ii`, and nothing of this file's doing but
 `policy-rc.d` (a machine without init scripts starts no services), `dpkg.cfg.d/vpod` (what is left out) and `pip.conf`
@@ -23,7 +24,7 @@ from collections.abc import Sequence
 
 from vpod.errors import BuildError
 
-from . import deb822
+from . import certificates, deb822
 from .deb import Deb
 from .tree import Tree
 
@@ -46,8 +47,9 @@ done
 dpkg --configure --force-unsafe-io -a </dev/null
 dpkg --triggers-only --force-unsafe-io -a </dev/null
 for file in {aside}; do mv "$file{suffix}" "$file"; done
+{rehash}
 [ ! -x /sbin/depmod ] || depmod -a
-rm -rf /var/cache/apt/* /var/lib/apt/lists/* /var/cache/debconf/*-old /var/lib/dpkg/*-old /var/log/*.log /var/log/apt
+rm -rf /var/cache/apt/*.bin /var/cache/debconf/*-old /var/lib/dpkg/*-old /var/log/*.log
 dpkg --audit
 rm -rf /var/lib/vpod
 """
@@ -133,8 +135,12 @@ class Database:
         tree.file("/etc/dpkg/dpkg.cfg.d/vpod", "".join(rules).encode())
         if "/usr/bin/pip3" in tree:
             tree.file("/etc/pip.conf", _PIP)
+        certificates_script = certificates.prepare(tree)
         script = _CONFIGURE.format(
-            preinsts=" ".join(self._ordered_preinsts()) or "''", aside=" ".join(self._set_aside()) or "''", suffix=_ASIDE
+            preinsts=" ".join(self._ordered_preinsts()),
+            aside=" ".join(self._set_aside([certificates_script] if certificates_script else [])),
+            suffix=_ASIDE,
+            rehash=certificates.REHASH if certificates_script else "",
         )
         tree.file(CONFIGURE, script.encode(), 0o755)
 
@@ -142,17 +148,15 @@ class Database:
         """base-passwd's first: it makes the first `/etc/passwd`, which every other script may ask."""
         return sorted(self._preinsts, key=lambda path: (not path.endswith("/base-passwd.preinst"), path))
 
-    def _set_aside(self) -> list[str]:
-        """Put do-nothing files in the place of Python's compilers; gives the paths to restore."""
-        paths = [*self._tree.glob("/usr/lib/python3.*/py_compile.py"), "usr/bin/py3compile"]
-        aside = []
-        for path in paths:
-            node = self._tree.get(path)
-            if node is None:
-                continue
-            self._tree.file(f"/{path}{_ASIDE}", node.data, node.mode, mtime=node.mtime)
-            self._tree.file(f"/{path}", _STUB_PYTHON if path.endswith(".py") else _STUB, node.mode)
-            aside.append(f"/{path}")
+    def _set_aside(self, scripts: Sequence[str]) -> list[str]:
+        """Put do-nothing files in the place of scripts and of Python's compilers; gives the paths to restore."""
+        candidates = ["/usr/bin/py3compile", "/usr/bin/deb-systemd-helper", "/usr/bin/deb-systemd-invoke", *scripts]
+        candidates += [f"/{path}" for path in self._tree.glob("/usr/lib/python3.*/py_compile.py")]
+        aside = [path for path in candidates if path in self._tree]
+        for path in aside:
+            node = self._tree.node(path)
+            self._tree.file(path + _ASIDE, node.data, node.mode, mtime=node.mtime)
+            self._tree.file(path, _STUB_PYTHON if path.endswith(".py") else _STUB, node.mode)
         return aside
 
 

@@ -175,7 +175,7 @@ def _take_modules(kernel: Kernel, description: Description, files: dict[str, mem
     kernel.lists["modules.alias"] = "".join(
         f"alias {alias} {name}\n" for name in sorted(infos) for alias in infos[name].get("alias", [])
     ).encode()
-    for name in ("modules.builtin", "modules.order"):
+    for name in ("modules.builtin", "modules.builtin.modinfo", "modules.order"):
         kernel.lists[name] = bytes(files.get(name, b""))
 
 

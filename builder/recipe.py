@@ -7,7 +7,7 @@ A recipe names the snapshot (`name`, `tags`; the first tag is its own, the other
     [debian]   a suite, components and packages of the Debian archive; which mirror is the host's business
     [apk]      packages of Alpine's package site, on top of the recipe named by `based_on`
 
-and, if it has Python, `[warm] python`: statements run before the freeze. Example: `recipes/debian-13.toml`.
+and, if it has Python, `[warm] modules`: what the waiting runner has imported already. Example: `recipes/debian-13.toml`.
 
     >>> find("alpine:3.23").key
     'alpine-3.23'
@@ -156,7 +156,7 @@ def load(path: Path) -> Recipe:
         recipe = replace(recipe, apk=part.words("packages"))
         part.end()
     if (part := reader.part("warm")) is not None:
-        recipe = replace(recipe, warm=part.texts("python"))
+        recipe = replace(recipe, warm=part.words("modules"))
         part.end()
     reader.end()
     if not recipe.tags or (recipe.rootfs is None) == (recipe.debian is None):

@@ -41,7 +41,6 @@ class Options:
     rootfs: Path | None = None
     mirror: str | None = None
     add: tuple[str, ...] = ()
-    extra_ready: bool = True
 
 
 @dataclass
@@ -157,7 +156,7 @@ def _finish(image: Image) -> None:
     tree.file("/sbin/vpod-agent", agent.binary(), 0o755)
     tree.remove("/init")
     tree.symlink("/init", "/sbin/vpod-agent")
-    tree.file("/usr/lib/vpod/runner.py", agent.runner_source())
+    tree.file("/usr/lib/vpod/runner.py", agent.runner_source().encode())
     tree.file("/etc/hostname", HOSTNAME)
     for path, text in (("/etc/hosts", HOSTS), ("/etc/resolv.conf", RESOLV_CONF)):
         tree.remove(path)  # a distribution's symbolic link to what a service would write

@@ -66,12 +66,16 @@ class Tree:
         found = self._lookup(path, follow)
         return self._nodes.get(found) if found is not None else None
 
-    def read(self, path: str) -> bytes:
-        """A file's contents; `BuildError` if there is no such file."""
+    def node(self, path: str) -> Node:
+        """The file at `path`; `BuildError` if there is no such file."""
         node = self.get(path)
         if node is None or node.kind is not Kind.FILE:
             raise BuildError(f"the root filesystem has no file {path}, which this build needs")
-        return node.data
+        return node
+
+    def read(self, path: str) -> bytes:
+        """A file's contents; `BuildError` if there is no such file."""
+        return self.node(path).data
 
     def glob(self, pattern: str) -> list[str]:
         """Paths that match a shell pattern (`*` also matches `/`), sorted."""
