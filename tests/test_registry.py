@@ -566,6 +566,14 @@ def _pull(ref: str) -> None:
 
 
 def test_two_processes_that_pull_the_same_download_it_once(offered: Site, packed: bytes) -> None:
+    def when_both_want_it(handler: Handler) -> None:
+        deadline = time.monotonic() + 30
+        while [path for path, _ in offered.requests].count("/catalog.json") < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        time.sleep(0.3)
+        handler.send_part(packed)
+
+    offered.files["/demo.snap"] = when_both_want_it
     spawn = multiprocessing.get_context("spawn")
     processes = [spawn.Process(target=_pull, args=("demo:1",)) for _ in range(2)]
     for process in processes:

@@ -16,7 +16,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import zstandard
@@ -313,7 +313,7 @@ def test_a_header_that_does_not_hold_together(tmp_path: Path, small: bytes, fiel
 @pytest.mark.parametrize("field", ["meta_size", "state_size", "frames_size"])
 def test_sizes_are_limited_even_in_a_file_that_large(tmp_path: Path, small: bytes, field: str) -> None:
     path = tmp_path / "x.snap"
-    header = Header._make(snapshot.HEADER.unpack_from(small))._replace(**{field: 1 << 30})
+    header = Header._make(snapshot.HEADER.unpack_from(small))._replace(**cast("dict[str, Any]", {field: 1 << 30}))
     path.write_bytes(header.pack())
     os.truncate(path, header.file_size)  # sparse
     tracemalloc.start()

@@ -183,6 +183,12 @@ def _cut(ram: Path) -> None:
     os.truncate(ram, 32 * MIB)
 
 
+def _cut_and_keep_the_time(ram: Path) -> None:
+    status = ram.stat()
+    _cut(ram)
+    os.utime(ram, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
 def _write_a_byte(ram: Path) -> None:
     os.chmod(ram, 0o600)
     with ram.open("r+b") as file:
@@ -226,6 +232,7 @@ def _swap_the_state(ram: Path) -> None:
     [
         os.unlink,
         _cut,
+        _cut_and_keep_the_time,
         _write_a_byte,
         _copy_carelessly,
         _link_elsewhere,
