@@ -58,6 +58,7 @@ static _Noreturn void runner_child(const char *python, int ours, char **environm
     child_reset();
     setsid();
     prctl(PR_SET_CHILD_SUBREAPER, 1);
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* of no use, and perhaps busy, without its agent */
     for (int fd = 0; fd < 3; fd++)
         if (dup2(null, fd) < 0) _exit(126);
     int high = fcntl(ours, F_DUPFD, 500); /* out of the way of code that closes what it finds */

@@ -18,7 +18,6 @@ Example: ``x = 6`` and then ``x * 7`` give the results ``None`` and ``'42'``.
 """
 
 from __future__ import annotations
-
 import __future__
 
 import ast
@@ -49,6 +48,8 @@ KEPT_SOURCES = 256
 FUTURES = 0
 for _name in __future__.all_feature_names:
     FUTURES |= getattr(__future__, _name).compiler_flag
+
+NAMES = ("stdin", "stdout", "stderr")
 
 Fields = list[tuple[int, str]]
 Handler = Any  # what signal.signal takes and gives
@@ -103,27 +104,22 @@ class Streams:
     """Descriptors 0, 1, 2 and the objects ``sys.stdin``, ``sys.stdout``, ``sys.stderr`` above them."""
 
     def __init__(self) -> None:
-        self.restore()
+        for number, name in enumerate(NAMES):
+            setattr(sys, name, self._open(number))
+            setattr(sys, f"__{name}__", getattr(sys, name))
 
     def restore(self) -> None:
-        """Objects that code has closed or removed are made anew; ones that it has put there stay."""
+        """Point the descriptors nowhere. Objects that code has closed are made anew; ones that it has put there stay."""
         null = os.open(os.devnull, os.O_RDWR)
         for number in range(3):
             if null != number:
                 os.dup2(null, number)
         if null > 2:
             os.close(null)
-        for number, name in enumerate(("stdin", "stdout", "stderr")):
+        for number, name in enumerate(NAMES):
             for holder in (f"__{name}__", name):
-                if getattr(getattr(sys, holder, None), "closed", True) or self._is_first(holder):
+                if getattr(getattr(sys, holder, None), "closed", True):
                     setattr(sys, holder, self._open(number))
-
-    def _is_first(self, holder: str) -> bool:
-        """The interpreter's own objects would close the descriptor with themselves."""
-        try:
-            return bool(getattr(sys, holder).buffer.raw.closefd)
-        except AttributeError:
-            return False
 
     def _open(self, number: int) -> io.TextIOWrapper:
         mode = "r" if number == 0 else "w"

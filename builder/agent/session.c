@@ -97,6 +97,7 @@ static _Noreturn void shell_child(int status, char **environment) {
     child_reset();
     setsid();
     prctl(PR_SET_CHILD_SUBREAPER, 1);
+    prctl(PR_SET_PDEATHSIG, SIGKILL); /* of no use, and perhaps busy, without its agent */
     if (dup2(is_bash() ? session.feed_reader : null, 0) < 0 || dup2(status, 1) < 0 || dup2(null, 2) < 0) _exit(126);
     clearenv();
     for (size_t i = 0; environment[i]; i++) putenv(environment[i]);
