@@ -61,7 +61,7 @@ setup(
             "boundscheck": checked,
             "wraparound": False,
             "initializedcheck": checked,
-            "cdivision": not checked,
+            "cdivision": True,  # the core divides as C does, rounding towards zero; it checks for zero itself
             "embedsignature": True,
         },
     ),

@@ -817,7 +817,7 @@ def parse_state(data):
     """A saved hart as a dict with every field there and in range; SnapshotDamaged otherwise."""
     try:
         state = json.loads(bytes(data))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SnapshotDamaged(f"the hart's state is not JSON ({error}); make or fetch the snapshot again") from None
 
     def check(name, value):
