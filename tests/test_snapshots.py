@@ -368,7 +368,17 @@ def test_the_builder_gets_no_standard_input_and_nothing_from_the_current_folder(
     for name in ("runpy.py", "json.py", "vpod_builder/__init__.py", "vpod_builder/__main__.py"):
         (hostile / name).write_text(f"open({str(tmp_path / 'hacked')!r}, 'w')")
     monkeypatch.chdir(hostile)
-    snapshots.pull("alpine:3.22")
+    ours, theirs = os.dup(0), os.pipe()
+    os.write(theirs[1], b"meant for the guest")
+    os.close(theirs[1])
+    os.dup2(theirs[0], 0)
+    try:
+        snapshots.pull("alpine:3.22")
+        assert os.read(0, 100) == b"meant for the guest"
+    finally:
+        os.dup2(ours, 0)
+        os.close(ours)
+        os.close(theirs[0])
     assert not (tmp_path / "hacked").exists()
     _, stdin, first_path = json.loads(builder.read_text())
     assert stdin == "" and first_path == str(tmp_path / "programs")
