@@ -162,7 +162,7 @@ def _instruction(name: str, text: str, pc: int, names: Mapping[str, int], last: 
         else:
             value = _value(part, pc, names, last)
             value -= pc if operand == "target" and last else value if operand == "target" else 0
-            operands[where] = value
+            operands[where] = signed(value << 12, 32) if operand == "upper" else value
     return word(name, **operands)
 
 

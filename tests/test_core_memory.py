@@ -1,7 +1,7 @@
 """Sv39 on the core: permissions, faults and their values, superpages, A and D, fences, MPRV, misaligned accesses.
 
-Sections in quotes are of the privileged specification, chapter "Supervisor-Level ISA". Code runs from a page that only M
-or S can execute, or from one marked for users; data pages get the rights of the test.
+Sections in quotes are of the privileged specification, chapter "Supervisor-Level ISA". Code runs from a page that only
+M or S can execute, or from one marked for users; data pages get the rights of the test.
 
     a page without W:  sd → Trap(cause=15, epc, tval=the virtual address)
 """
@@ -255,7 +255,7 @@ def test_setting_a_needs_pmp_to_let_the_table_be_written() -> None:
     "address", [1 << 38, 1 << 39, (1 << 63) - 8, 1 << 63, HIGH - 8, VA | 1 << 60, HIGH ^ 1 << 62, VA | 1 << 39]
 )
 def test_non_canonical_addresses_fault(address: int) -> None:
-    """ "Sv39": bits 63–39 must all be equal to bit 38, or else a page-fault exception occurs."""
+    """ "Sv39": bits 63 to 39 must all be equal to bit 38, or else a page-fault exception occurs."""
     hart, tables = paged()
     tables.map(HIGH, DATA)
     assert step(hart.set(a0=VA), "ld a1, 0(a0)") is None

@@ -1,0 +1,859 @@
+"""What breaks emulators that cache: each row of the table "What breaks" in the performance notes, for the interpreter.
+
+Stale code, links between blocks, page-crossing instructions, remapping while hot, interrupts lost in chains, imprecise
+state at a fault, budgets, and state that goes through `save` and `restore`. Each test first makes the caches hot (runs
+the code often enough to be decoded, linked and in the TLB), then changes what they stand for.
+
+    patch, fence.i, call   →   the new instruction runs
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections.abc import Callable
+
+import pytest
+from machine_code import (
+    HANDLER,
+    INTERRUPT,
+    ONES,
+    RAM,
+    STEP,
+    Hart,
+    M,
+    PageTables,
+    RecordingBus,
+    S,
+    Trap,
+    U,
+    assemble,
+    dwords,
+    word,
+)  # fmt: skip
+
+from vpod import _cpu
+from vpod.errors import SnapshotDamaged
+
+PAGE = 0x1000
+CODE = RAM + 0x8000  # physical: a page of code besides the program
+DATA = RAM + 0xA000
+VA = 0x1_0000_0000
+MIE = 1 << 3
+STCE = 1 << 63
+
+
+def returning(value: int) -> bytes:
+    """A function that returns `value`: 8 bytes."""
+    return assemble(f"addi a0, zero, {value}; ret").code
+
+
+def call(hart: Hart, address: int) -> int:
+    """Call the function at `address` in the present mode; its a0."""
+    back = RAM + 0x4000
+    hart.set(ra=back, pc=address, a0=0)
+    hart.cpu.run(2)
+    assert hart.cpu.pc == back, hart.describe()
+    return hart.x("a0")
+
+
+def paged(level: int = S, **kwargs: int) -> tuple[Hart, PageTables]:
+    hart = Hart(**kwargs)
+    tables = PageTables(hart).identity().on()
+    hart.set(priv=level)
+    return hart, tables
+
+
+# ---- stale code -----------------------------------------------------------------------------------------------------
+
+PATCHING = """
+        li s1, {turns}
+    again:
+        call f
+        add s0, s0, a0
+        la t0, f; lw t1, 0(t0); lui t2, 0x100; add t1, t1, t2; {store}   # addi's immediate grows by one
+        {fence}
+        addi s1, s1, -1; bnez s1, again
+    done: j done
+        .align {align}
+    f:  addi a0, zero, 1
+        ret
+"""
+
+
+@pytest.mark.parametrize("fence", ["fence.i", "nop"])
+@pytest.mark.parametrize("align", [4, 4096])
+@pytest.mark.parametrize(
+    "store", ["sw t1, 0(t0)", "sh t1, 0(t0); srli t3, t1, 16; sh t3, 2(t0)", "amoswap.w t3, t1, (t0)"]
+)
+def test_patched_code_runs_after_the_fence(fence: str, align: int, store: str) -> None:
+    """In the same page as the loop and in another; the core is coherent without fence.i, which is more than asked."""
+    hart = Hart(PATCHING.format(turns=50, fence=fence, align=align, store=store)).run()
+    assert hart.x("s0") == sum(range(1, 51))
+
+
+def test_a_block_that_patches_itself() -> None:
+    """The very next instruction is the one written, in a straight run: the block ends at the store."""
+    hart = Hart(
+        """
+            la t0, target; li t1, 0x00700513          # addi a0, zero, 7
+            li s1, 3
+        again:
+            sw t1, 0(t0)
+            fence.i
+        target: addi a0, zero, 1
+            addi s0, s0, 1
+            addi s1, s1, -1; bnez s1, again
+        done: j done
+        """
+    ).run()
+    assert (hart.x("a0"), hart.x("s0")) == (7, 3)
+    hart = Hart(
+        "la t0, target; li t1, 0x00700513; sw t1, 0(t0); target: addi a0, zero, 1; addi s0, s0, 1; done: j done"
+    ).run()
+    assert (hart.x("a0"), hart.x("s0")) == (7, 1)
+
+
+def test_a_page_crossing_store_into_code() -> None:
+    hart = Hart()
+    hart.cpu.write(CODE + PAGE, returning(1))
+    assert call(hart, CODE + PAGE) == 1
+    low, high = returning(9)[:4], assemble("nop").code
+    hart.set(a0=CODE + PAGE - 4, a1=int.from_bytes(high + low, "little"))
+    assert hart.step("sd a1, 0(a0)") is None
+    assert call(hart, CODE + PAGE) == 9
+
+
+def test_writes_through_another_virtual_page() -> None:
+    hart, tables = paged()
+    tables.map(VA, CODE, "vrxad").map(VA + PAGE, CODE, "vrwad")
+    hart.cpu.write(CODE, returning(1))
+    hart.set(a2=VA + PAGE)
+    hart.step("ld a3, 0(a2)")
+    hart.step("sd a3, 0(a2)")  # the alias is in the TLB for writing before anything is decoded
+    for value in range(1, 20):
+        hart.set(a1=int.from_bytes(returning(value), "little"))
+        assert hart.step("sd a1, 0(a2)") is None
+        assert hart.step("fence.i") is None
+        assert call(hart, VA) == value
+
+
+def test_a_device_that_writes_into_code() -> None:
+    hart = Hart()
+    for value in range(1, 20):
+        hart.cpu.write(CODE, returning(value))
+        assert call(hart, CODE) == value
+
+
+def test_a_device_that_writes_into_code_while_it_is_accessed() -> None:
+    """The doorbell's own block is patched during the store to the doorbell: what follows it is the new code."""
+
+    class Doorbell(RecordingBus):
+        def write(self, address: int, size: int, value: int) -> None:
+            hart.cpu.write(hart.program["target"], word("addi", rd="a0", rs1="a0", imm=100))
+
+    hart = Hart("li t0, 0x10000000; sw zero, 0(t0); target: addi a0, a0, 1; done: j done", bus=Doorbell())
+    assert hart.run().x("a0") == 100
+
+
+def test_a_device_that_overwrites_the_instruction_that_rang() -> None:
+    """Its answer ends with that instruction: the hart neither hands it to another access nor runs beyond its budget."""
+
+    class Doorbell(RecordingBus):
+        def write(self, address: int, size: int, value: int) -> None:
+            hart.cpu.write(hart.program["rings"], word("jal", rd=0, imm=0))
+
+    hart = Hart("li t0, 0x10000000; rings: sw zero, 0(t0); done: j done", bus=Doorbell())
+    before = hart.cpu.instret
+    assert hart.cpu.run(1000) == _cpu.EXIT_BUDGET
+    assert hart.cpu.instret - before == 1000
+    hart.csr(mie=1 << 11, mstatus=MIE)
+    hart.cpu.set_interrupt(11, True)
+    hart.cpu.run(1)
+    assert hart.read("mcause") == INTERRUPT | 11
+
+
+def test_code_that_is_data_and_code_at_once() -> None:
+    """Stores beside hot code in one page don't disturb it, however the lines fall."""
+    hart = Hart()
+    for off in range(0, 512, 24):
+        hart.cpu.write(CODE + off, returning(off))
+    for turn in range(3):
+        for off in range(0, 512, 24):
+            hart.set(a2=CODE + off, a1=turn).step("sd a1, 8(a2)")
+            assert call(hart, CODE + off) == off
+            assert hart.dword(CODE + off + 8) == turn
+
+
+def test_the_arena_of_decoded_code_can_overflow() -> None:
+    """Far more code than the core keeps decoded, run twice over: what was dropped is decoded again."""
+    hart = Hart(ram=64 << 20)
+    size = 48 << 20
+    start = RAM + 0x10_0000
+    hart.cpu.write(start, (word("c.addi", rd="a0", imm=1) + word("c.addi", rd="a1", imm=2)) * (size // 4))
+    for _ in range(2):
+        before = hart.x("a0"), hart.x("a1")
+        hart.set(pc=start)
+        hart.cpu.run(size // 2)
+        assert hart.cpu.pc == start + size
+        assert (hart.x("a0") - before[0], hart.x("a1") - before[1]) == (size // 4, size // 2)
+
+
+# ---- instructions across pages, fetch faults ------------------------------------------------------------------------
+
+
+def crossing() -> tuple[Hart, PageTables, bytes]:
+    """`addi a0, a0, 1` at the last two bytes of a page at VA, hot; then `ret` and, before it, room for a jump to it."""
+    hart, tables = paged()
+    tables.map(VA, CODE, "vrxad").map(VA + PAGE, CODE + PAGE, "vrxad")
+    code = word("addi", rd="a0", rs1="a0", imm=1)
+    hart.cpu.write(CODE + PAGE - 4, word("c.nop", imm=0) + code + assemble("ret").code)
+    hart.cpu.write(CODE, assemble(f"j . + {PAGE - 4}").code)
+    return hart, tables, code
+
+
+def enter(hart: Hart) -> Trap | None:
+    """Jump to VA, on to the crossing instruction, and back."""
+    hart.set(ra=RAM + 0x4000, pc=VA, priv=S)
+    hart.cpu.run(4)
+    return hart.trap()
+
+
+def test_a_crossing_instruction_whose_second_page_is_remapped() -> None:
+    hart, tables, _ = crossing()
+    for _ in range(5):
+        assert enter(hart) is None
+    assert hart.x("a0") == 5
+    other = word("addi", rd="a0", rs1="a0", imm=1 << 10)[2:] + assemble("ret").code
+    hart.cpu.write(CODE + 2 * PAGE, other)
+    tables.map(VA + PAGE, CODE + 2 * PAGE, "vrxad")
+    hart.set(a2=VA + PAGE).step("sfence.vma a2, zero")
+    for _ in range(3):
+        assert enter(hart) is None
+    assert hart.x("a0") == 5 + 3 * (1 << 10)
+
+
+def test_a_crossing_instruction_whose_second_page_is_written() -> None:
+    hart, _, _ = crossing()
+    assert enter(hart) is None
+    hart.cpu.write(CODE + PAGE, word("addi", rd="a0", rs1="a0", imm=64)[2:])
+    assert enter(hart) is None
+    assert hart.x("a0") == 65
+
+
+def test_a_crossing_fetch_that_faults() -> None:
+    """ "stval": the part that caused the fault, while sepc points to the beginning of the instruction."""
+    hart, tables, _ = crossing()
+    assert enter(hart) is None
+    tables.map(VA + PAGE, CODE + PAGE, "vrad")
+    hart.step("sfence.vma zero, zero")
+    assert enter(hart) == Trap(12, VA + PAGE - 2, VA + PAGE)
+    tables.map(VA, CODE, "vrad")
+    hart.set(priv=S).step("sfence.vma zero, zero")
+    hart.set(pc=VA + PAGE - 2)
+    assert hart.go() == Trap(12, VA + PAGE - 2, VA + PAGE - 2)
+
+
+def test_a_compressed_instruction_at_the_end_needs_no_next_page() -> None:
+    hart, tables = paged()
+    tables.map(VA, CODE, "vrxad")
+    assert hart.step("c.li a0, 5", at=CODE + PAGE - 2, pc=VA + PAGE - 2) is None
+    assert hart.x("a0") == 5
+    assert hart.go() == Trap(12, VA + PAGE, VA + PAGE)
+
+
+def test_an_illegal_instruction_across_pages_gives_all_its_bits() -> None:
+    hart, tables = paged()
+    tables.map(VA, CODE, "vrxad").map(VA + PAGE, DATA, "vrxad")
+    hart.cpu.write(CODE + PAGE - 2, (0x707B).to_bytes(2, "little"))
+    hart.cpu.write(DATA, (0xABCD).to_bytes(2, "little"))
+    hart.set(pc=VA + PAGE - 2)
+    assert hart.go() == Trap(2, VA + PAGE - 2, 0xABCD_707B)
+    bits = int.from_bytes(assemble("csrr a0, mscratch").code, "little")
+    hart.cpu.write(CODE + PAGE - 2, bits.to_bytes(4, "little")[:2])
+    hart.cpu.write(DATA, bits.to_bytes(4, "little")[2:])
+    hart.set(pc=VA + PAGE - 2, priv=S)
+    assert hart.go() == Trap(2, VA + PAGE - 2, bits)
+
+
+def test_running_off_the_end_of_ram() -> None:
+    hart = Hart(ram=1 << 20)
+    end = RAM + (1 << 20)
+    assert hart.step("nop", at=end - 4) is None
+    assert hart.go() == Trap(1, end, end)
+    hart.cpu.write(end - 2, b"\x13\x00")
+    hart.set(pc=end - 2)
+    assert hart.go() == Trap(1, end - 2, end), "the second half is outside"
+
+
+# ---- remapping while hot --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("va", [VA, -(1 << 38) & ONES, ONES & ~0xFFFF])
+@pytest.mark.parametrize("fence", ["sfence.vma a2, zero", "sfence.vma zero, zero", "csrw satp, a3"])
+def test_code_that_is_remapped_while_hot(va: int, fence: str) -> None:
+    hart, tables = paged()
+    hart.cpu.write(CODE, returning(1))
+    hart.cpu.write(CODE + PAGE, returning(2))
+    hart.set(a2=va, a3=tables.satp)
+    for turn in range(6):
+        tables.map(va, CODE + PAGE * (turn % 2), "vrxad")
+        assert hart.step(fence) is None
+        for _ in range(3):
+            assert call(hart, va) == 1 + turn % 2
+
+
+def test_a_superpage_of_code_that_is_remapped_while_hot() -> None:
+    hart, tables = paged(ram=8 << 20)
+    for base, value in ((RAM + (2 << 20), 1), (RAM + (4 << 20), 2)):
+        hart.cpu.write(base + 5 * PAGE, returning(value))
+    for turn in range(6):
+        tables.map(VA, RAM + ((2 << 20) << turn % 2), "vrxad", 1)
+        hart.set(a2=VA + 9 * PAGE).step("sfence.vma a2, zero")  # another page of the same superpage
+        for _ in range(3):
+            assert call(hart, VA + 5 * PAGE) == 1 + turn % 2
+
+
+def test_the_same_code_at_two_addresses() -> None:
+    """Blocks are shared by physical address; auipc, jal and links must not carry one address into the other."""
+    hart, tables = paged()
+    hart.cpu.write(
+        CODE, assemble("auipc a0, 0; jal a1, . + 8; nop; auipc a2, 0; beq zero, zero, . + 8; nop; ret", 0).code
+    )
+    for turn in range(6):
+        at = VA + 3 * PAGE * (turn % 3)
+        tables.map(at, CODE, "vrxad")
+        hart.set(ra=RAM + 0x4000, pc=at)
+        hart.cpu.run(5)
+        assert hart.cpu.pc == RAM + 0x4000
+        assert [hart.x(name) for name in ("a0", "a1", "a2")] == [at, at + 8, at + 12]
+
+
+def test_a_loop_through_two_aliases_of_one_page() -> None:
+    """Both virtual pages show one physical page: a link between its blocks must not forget which page it is in."""
+    hart, tables = paged()
+    tables.map(VA, CODE, "vrxad").map(VA + PAGE, CODE, "vrxad")
+    hart.cpu.write(CODE, assemble("addi a0, a0, 1; j . + 0x1000 - 4 + 16").code)  # to the other page's offset 16
+    hart.cpu.write(CODE + 16, assemble("auipc a1, 0; j . - 0x1000 - 4 - 16").code)  # and back to the first one's start
+    hart.set(pc=VA)
+    for turn in range(1, 8):
+        hart.cpu.run(4)
+        assert (hart.cpu.pc, hart.x("a0"), hart.x("a1")) == (VA, turn, VA + PAGE + 16)
+
+
+@pytest.mark.parametrize("source", ["ld a1, 0(a2)", "sd a1, 0(a2)", "lr.d a1, (a2)"])
+def test_a_missing_page_is_not_remembered(source: str) -> None:
+    """Fault, map, retry without a fence; an implementation may fault again, but Linux expects it not to."""
+    hart, tables = paged()
+    hart.set(a2=VA)
+    trap = hart.step(source)
+    assert trap is not None and trap.cause in (13, 15)
+    tables.map(VA, DATA)
+    assert hart.set(priv=S).step(source) is None
+    hart.set(priv=S, pc=VA + PAGE)
+    assert hart.go() == Trap(12, VA + PAGE, VA + PAGE)
+    tables.map(VA + PAGE, CODE)
+    assert hart.set(priv=S).step("nop", at=CODE, pc=VA + PAGE) is None
+
+
+def test_more_rights_need_no_fence() -> None:
+    hart, tables = paged()
+    tables.map(VA, DATA, "vrad")
+    hart.set(a2=VA)
+    assert hart.step("ld a1, 0(a2)") is None
+    assert hart.step("sd a1, 0(a2)") == Trap(15, STEP, VA)
+    tables.map(VA, DATA, "vrwad")
+    assert hart.set(priv=S).step("sd a1, 0(a2)") is None
+
+
+def test_satp_is_turned_on_in_the_middle_of_a_page() -> None:
+    """As Linux does it: the next instruction is not mapped where it is, and its fault leads to the high address."""
+    hart = Hart()
+    high = -(1 << 38) & ONES
+    tables = PageTables(hart)
+    tables.map(high, CODE, "vrxad")
+    program = hart.load("csrw satp, a2; nop; on: auipc a0, 0; nop; nop", CODE)
+    offset = program["on"] - CODE
+    hart.set(pc=CODE, priv=S, a2=tables.satp).csr(stvec=high + offset, medeleg=1 << 12)
+    hart.cpu.run(3)  # csrw, the fetch fault, auipc
+    assert (hart.x("a0"), hart.read("scause"), hart.read("sepc")) == (high + offset, 12, CODE + 4)
+    hart = Hart()  # and mapped where it is, but to other code
+    other = PageTables(hart).map(CODE, DATA, "vrxad")
+    hart.cpu.write(CODE, assemble("csrw satp, a2; addi a0, zero, 1").code)
+    hart.cpu.write(DATA, assemble("csrw satp, a2; addi a0, zero, 2").code)
+    hart.set(pc=CODE, priv=S, a2=other.satp).cpu.run(2)
+    assert hart.x("a0") == 2
+
+
+def test_a_page_crossing_store_is_all_or_nothing() -> None:
+    hart, tables = paged()
+    tables.map(VA, DATA, "vrwad").map(VA + PAGE, DATA + PAGE, "vrad")
+    hart.cpu.write(DATA, b"\xee" * (2 * PAGE))
+    for size, store in ((2, "sh"), (4, "sw"), (8, "sd")):
+        for off in range(1, size):
+            at = VA + PAGE - off
+            assert hart.set(a2=at, a1=0, priv=S).step(f"{store} a1, 0(a2)") == Trap(15, STEP, VA + PAGE)
+            assert hart.cpu.read(DATA, 2 * PAGE) == b"\xee" * (2 * PAGE)
+
+
+@pytest.mark.parametrize("bit", range(39, 64))
+@pytest.mark.parametrize("level", [U, S, M])
+def test_a_hot_address_and_its_non_canonical_twin(level: int, bit: int) -> None:
+    """Each cache compares all of an address: with one of the upper bits flipped it is another one, in every mode.
+
+    The other mode's hot code must not answer for it either (a cache that mixes the privilege into the address would).
+    """
+    hart = Hart(ram=4 << 20)
+    tables = PageTables(hart).identity().on()
+    tables.map(VA, CODE, "vrxuad").map(VA + PAGE, CODE, "vrxad")
+    hart.cpu.write(CODE, assemble("auipc a0, 0; j . - 4").code)
+    for mode, at in ((U, VA), (S, VA + PAGE), (M, CODE)):
+        hart.set(priv=mode, pc=at).cpu.run(20)
+    for at in (VA, VA + PAGE, CODE):
+        twin = at ^ 1 << bit
+        for other in (0, 1 << 60, 1 << 61, 3 << 60):
+            address = twin ^ other
+            if address in (VA, VA + PAGE, CODE):
+                continue
+            hart.set(priv=level, pc=address)
+            assert hart.go() == Trap(1 if level == M else 12, address, address)
+
+
+# ---- interrupts in chains -------------------------------------------------------------------------------------------
+
+CHAINS = {
+    "one block": "loop: j loop",
+    "two blocks": "loop: addi a0, a0, 1; j two; nop; two: addi a0, a0, 1; j loop",
+    "two pages": "loop: addi a0, a0, 1; j two; .align 4096; two: addi a0, a0, 1; j loop",
+    "jalr": "la s1, two; la s2, loop; loop: jalr s3, 0(s1); nop; two: jalr s3, 0(s2)",
+    "branches": "li a1, 1; loop: bnez a1, two; nop; two: beqz zero, loop",
+    "calls": "loop: call f; j loop; f: ret",
+    "page crossing": "j loop; .space 4086; c.nop 0; loop: nop; c.j loop",
+}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_a_timer_reaches_every_chain(name: str) -> None:
+    """Within its bound, which is 20 million instructions here: a fraction of a second."""
+    hart = Hart(CHAINS[name]).csr(mie=1 << 5, mstatus=MIE, menvcfg=STCE)
+    hart.csr(stimecmp=hart.cpu.mtime + 10_000)  # one millisecond
+    hart.cpu.run(20_000_000)
+    assert hart.cpu.pc == HANDLER
+    assert hart.read("mcause") == INTERRUPT | 5
+    assert hart.cpu.mtime - hart.read("stimecmp") < 10_000_000
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_stop_reaches_every_chain(name: str) -> None:
+    hart = Hart(CHAINS[name])
+    threading.Timer(0.02, hart.cpu.stop).start()
+    assert hart.cpu.run(1 << 40) == _cpu.EXIT_STOP
+    assert hart.cpu.run(1) == _cpu.EXIT_BUDGET, "asked once, stopped once"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "csrw mtvec, zero; ecall",  # the handler can't be fetched
+        "la t0, on; csrw mtvec, t0; on: ecall",  # the handler is the ecall
+        "la t0, on; csrw mtvec, t0; on: .half 0",
+        "la t0, on; csrw mtvec, t0; on: ld a0, 0(zero)",
+    ],
+)
+def test_a_handler_that_traps_at_once_spends_the_budget(source: str) -> None:
+    """Otherwise a guest could keep run() from ever returning to the worker, which then hears nobody."""
+    hart = Hart(source)
+    stopper = threading.Timer(5, hart.cpu.stop)
+    stopper.start()
+    assert hart.cpu.run(100_000) == _cpu.EXIT_BUDGET
+    stopper.cancel()
+    assert hart.cpu.instret < 10
+
+
+def test_a_load_and_a_store_that_share_a_place_in_the_tlb() -> None:
+    for pages in (256, 512, 1024, 4096):
+        hart, tables = paged(ram=4 << 20)
+        tables.map(VA, DATA).map(VA + pages * PAGE, DATA + PAGE).map(VA + 2 * pages * PAGE, CODE, "vrxad")
+        hart.cpu.write(
+            CODE, assemble("ld a1, 0(a2); addi a1, a1, 1; sd a1, 0(a3); ld a1, 0(a3); sd a1, 0(a2); ret").code
+        )
+        hart.set(a2=VA, a3=VA + pages * PAGE)
+        for turn in range(1, 10):
+            hart.set(ra=RAM + 0x4000, pc=VA + 2 * pages * PAGE)
+            hart.cpu.run(6)
+            assert hart.cpu.pc == RAM + 0x4000
+            assert (hart.dword(DATA), hart.dword(DATA + PAGE)) == (turn, turn)
+
+
+def test_a_crossing_access_whose_pages_share_a_place_with_the_code() -> None:
+    hart, tables = paged()
+    tables.map(VA - PAGE, DATA).map(VA, DATA + PAGE).map(VA + 256 * PAGE, CODE, "vrxad").map(
+        VA + 255 * PAGE, CODE, "vrxad"
+    )
+    hart.cpu.write(CODE, assemble("sd a1, 0(a2); ld a0, 0(a2); ret").code)
+    for turn in range(20):
+        hart.set(ra=RAM + 0x4000, pc=VA + (255 + turn % 2) * PAGE, a1=turn << 32 | turn, a2=VA - 4)
+        hart.cpu.run(3)
+        assert hart.cpu.pc == RAM + 0x4000
+        assert hart.x("a0") == turn << 32 | turn
+
+
+# ---- imprecise state ------------------------------------------------------------------------------------------------
+
+
+def random_block(source: random.Random) -> list[bytes]:
+    """Twenty instructions without jumps; loads and stores go through s0 (a page that the test takes away)."""
+    kinds: list[Callable[[], bytes]] = [
+        lambda: word("ld", rd=source.randrange(10, 18), rs1="s0", imm=8 * source.randrange(64)),
+        lambda: word("lbu", rd=source.randrange(10, 18), rs1="s0", imm=source.randrange(64)),
+        lambda: word("sd", rs2=source.randrange(10, 18), rs1="s0", imm=8 * source.randrange(64)),
+        lambda: word("sh", rs2=source.randrange(10, 18), rs1="s0", imm=source.randrange(64)),
+        lambda: word("amoadd.d", rd=source.randrange(10, 18), rs2=source.randrange(10, 18), rs1="s0"),
+        lambda: word("fld", rd=3, rs1="s0", imm=8),
+        lambda: word("add", rd=source.randrange(10, 18), rs1=source.randrange(10, 18), rs2=source.randrange(10, 18)),
+        lambda: word("c.addi", rd=source.randrange(10, 18), imm=source.randrange(1, 31)),
+        lambda: word("mulh", rd=source.randrange(10, 18), rs1=source.randrange(10, 18), rs2=source.randrange(10, 18)),
+    ]
+    return [source.choice(kinds)() for _ in range(20)]
+
+
+def accesses_memory(code: bytes) -> bool:
+    """Load, store, floating-point load and store, AMO: by their major opcodes."""
+    return code[0] & 0x7F in (0x03, 0x23, 0x07, 0x27, 0x2F)
+
+
+class Victim:
+    """A hart in S with a random block at CODE, and the page that its accesses go to at VA."""
+
+    def __init__(self, source: random.Random) -> None:
+        self.hart, self.tables = paged()
+        self.hart.csr(mstatus=3 << 13)
+        self.parts = random_block(source)
+        self.hart.cpu.write(CODE, b"".join(self.parts) + assemble("j .").code)
+        self.data = source.randbytes(1024)
+        self.start = [source.getrandbits(64) for _ in range(8)]
+
+    def map(self, *page: int | str) -> None:
+        """Map VA anew, fence, and stand at CODE in S."""
+        self.tables.map(VA, *page)  # type: ignore[arg-type]
+        assert self.hart.set(priv=S).step("sfence.vma zero, zero") is None
+        self.hart.set(pc=CODE)
+
+    def advance(self, *budgets: int) -> tuple[list[int], int, bytes, int]:
+        """From the start by these budgets: registers, pc, memory, instructions retired."""
+        self.map(DATA)
+        self.hart.cpu.write(DATA, self.data)
+        for register, value in enumerate(self.start, 10):
+            self.hart.cpu.set_x(register, value)
+        self.hart.set(s0=VA)
+        before = self.hart.cpu.instret
+        for budget in budgets:
+            self.hart.cpu.run(budget)
+        return self.state(before)
+
+    def state(self, before: int) -> tuple[list[int], int, bytes, int]:
+        cpu = self.hart.cpu
+        return self.hart.registers(), cpu.pc, cpu.read(DATA, 1024), cpu.instret - before
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_state_is_exact_at_every_faulting_access(seed: int) -> None:
+    """Each access of a hot block faults in turn; registers, memory and instret are what single steps up to it made."""
+    victim = Victim(random.Random(seed))
+    hart, at = victim.hart, CODE
+    for n, part in enumerate(victim.parts):
+        if accesses_memory(part) and len(part) == 4:
+            stepped = victim.advance(*[1] * n)
+            assert victim.advance(n) == stepped
+            registers, pc, data, retired = stepped
+            assert (pc, retired) == (at, n)
+            victim.map(0, "")
+            hart.set(pc=at)
+            before = hart.cpu.instret
+            hart.cpu.run(20)
+            assert (hart.read("mepc"), hart.read("mtval") >> 12) == (at, VA >> 12)
+            assert victim.state(before) == (registers, HANDLER, data, 19), "the trap cost one, the handler spins"
+        at += len(part)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_fault_behind_hot_code_leaves_exact_state(seed: int) -> None:
+    """The block runs as a whole up to an access that goes to a missing page: nothing behind it has happened."""
+    victim = Victim(random.Random(100 + seed))
+    hart = victim.hart
+    for n in range(2, len(victim.parts)):
+        parts = [part for part in victim.parts[:n] if not (accesses_memory(part) and part[0] & 0x7F == 0x07)]
+        code = b"".join(parts)
+        hart.cpu.write(CODE, code + assemble("ld a0, 0(s1); addi a1, a1, 1; j .").code)
+        stepped = victim.advance(*[1] * len(parts))
+        hart.set(s1=VA + PAGE)
+        victim.advance(40)
+        assert hart.trap() == Trap(13, CODE + len(code), VA + PAGE)
+        assert hart.x("a1") == stepped[0][11] and hart.cpu.read(DATA, 1024) == stepped[2]
+
+
+def test_a_fault_in_the_middle_of_a_hot_block() -> None:
+    """The whole block runs at once, and the fault comes from its middle."""
+    hart, tables = paged()
+    tables.map(VA, DATA)
+    hart.cpu.write(CODE, assemble("addi a0, a0, 1; addi a1, a1, 1; ld a2, 0(s0); addi a3, a3, 1; j . - 16").code)
+    hart.set(pc=CODE, s0=VA).cpu.run(500)
+    assert [hart.x(name) for name in ("a0", "a1", "a3")] == [100, 100, 100]
+    tables.map(VA, 0, "")
+    hart.step("sfence.vma zero, zero")
+    before = hart.cpu.instret
+    hart.set(pc=CODE).cpu.run(3)
+    assert hart.trap() == Trap(13, CODE + 8, VA)
+    assert [hart.x(name) for name in ("a0", "a1", "a3")] == [101, 101, 100]
+    assert hart.cpu.instret - before == 2
+
+
+# ---- exact budgets, saving and restoring ----------------------------------------------------------------------------
+
+BUSY = """
+        la t0, m_handler; csrw mtvec, t0; li s2, 0x10000000; la s3, table
+        li t0, 1 << 8; la t1, user; csrw mepc, t1; csrw mstatus, zero; mret
+    user:
+        li s0, 0
+    loop:
+        addi s0, s0, 1
+        andi t0, s0, 7; slli t0, t0, 3; add t0, t0, s3; ld t1, 0(t0); add t1, t1, s0; sd t1, 0(t0)
+        andi t0, s0, 3; bnez t0, skip
+        ecall
+    skip:
+        andi t0, s0, 15; bnez t0, far
+        lw t1, 0(s2); sw s0, 4(s2)                    # a device
+        amoadd.d t2, s0, (s3)
+        ld t3, 1(s3)                                  # misaligned
+    far:
+        j loop
+    m_handler:
+        csrr t4, mepc; addi t4, t4, 4; csrw mepc, t4; csrr t5, minstret; add s4, s4, t5; mret
+        .align 8
+    table: .space 128
+"""
+TOTAL = 3000
+
+
+def busy() -> Hart:
+    hart = Hart(BUSY)
+    hart.bus.registers.update({0x1000_0000: 5, 0x1000_0004: 0})
+    return hart
+
+
+def everything(hart: Hart) -> tuple[object, ...]:
+    state = json.loads(hart.cpu.save())
+    del state["mtime"]
+    return state, hart.cpu.instret, hart.cpu.read(RAM, 0x1000), list(hart.bus.log)
+
+
+def spend(hart: Hart, budget: int) -> int:
+    """Run and check that the budget was spent to the last instruction; what was retired."""
+    before = hart.cpu.instret
+    assert hart.cpu.run(budget) == _cpu.EXIT_BUDGET
+    return hart.cpu.instret - before
+
+
+@pytest.mark.parametrize("piece", [1, 2, 3, 5, 7, 16, 64, 65, 1000])
+def test_pieces_of_any_size_make_the_same_run(piece: int) -> None:
+    whole, parts = busy(), busy()
+    spend(whole, TOTAL)
+    for _ in range(TOTAL // piece):
+        assert spend(parts, piece) <= piece
+    spend(parts, TOTAL % piece)
+    assert everything(parts) == everything(whole)
+
+
+def test_pieces_of_random_sizes_make_the_same_run() -> None:
+    source = random.Random(1)
+    whole, parts, left = busy(), busy(), TOTAL
+    spend(whole, TOTAL)
+    while left:
+        piece = min(left, source.choice((0, 1, 1, 2, 10, 50, 100)))
+        spend(parts, piece)
+        left -= piece
+    assert everything(parts) == everything(whole)
+
+
+def test_a_budget_without_exceptions_is_exact() -> None:
+    for budget in (0, 1, 2, 3, 63, 64, 65, 100, 16383, 16384, 16385, 50_000):
+        for name in ("two blocks", "branches", "calls", "page crossing"):
+            assert spend(Hart(CHAINS[name]), budget) == budget
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_save_and_restore_in_the_middle(seed: int) -> None:
+    """Into a fresh hart with the same RAM and devices, at random moments: the rest of the run is the same."""
+    source = random.Random(seed)
+    whole, hart, left = busy(), busy(), TOTAL
+    spend(whole, TOTAL)
+    while left:
+        piece = min(left, source.randrange(1, 300))
+        spend(hart, piece)
+        left -= piece
+        successor = Hart(bus=hart.bus)
+        successor.cpu.write(RAM, hart.cpu.read(RAM, 0x1000))
+        successor.cpu.restore(hart.cpu.save())
+        hart = successor
+    assert everything(hart) == everything(whole)
+
+
+def test_everything_architectural_is_saved() -> None:
+    values = {
+        "mstatus": 0x7E79AA, "medeleg": 0xB109, "mideleg": 0x222, "mie": 0xAAA, "mtvec": HANDLER | 1, "mcounteren": 7,
+        "menvcfg": 1 << 61 | 1, "mcountinhibit": 0, "mscratch": 1, "mepc": 2, "mcause": 3, "mtval": 4, "stvec": 8,
+        "scounteren": 5, "senvcfg": 1, "sscratch": 6, "sepc": 8, "scause": 9, "stval": 10, "stimecmp": 11,
+        "satp": 8 << 60 | 0x80123, "pmpaddr3": 77, "pmpaddr4": 99, "pmpcfg0": 0x8F << 32 | 0x1F << 24, "pmpcfg2": 0x9F,
+        "fcsr": 0xE5, "mip": 0x222,
+    }  # fmt: skip
+    hart = Hart().csr(**values)
+    hart.csr(mstatus=values["mstatus"])
+    for n in range(32):
+        hart.cpu.set_x(n, n * 0x0101_0101_0101_0101 & ONES)
+        hart.cpu.set_f(n, ~n & ONES)
+    hart.cpu.mtimecmp, hart.cpu.mtime = 123 << 40, 77 << 30
+    hart.cpu.set_interrupt(9, True)
+    hart.cpu.set_interrupt(11, True)
+    hart.set(pc=0x1234_5678, priv=S)
+    other = Hart(ram=1 << 20)
+    other.cpu.restore(hart.cpu.save())
+    for name in values:
+        assert other.read(name) == hart.read(name), name
+    assert other.registers() == hart.registers()
+    assert [other.cpu.f(n) for n in range(32)] == [hart.cpu.f(n) for n in range(32)]
+    assert (other.cpu.pc, other.cpu.priv, other.cpu.mtimecmp) == (0x1234_5678, S, 123 << 40)
+    assert 0 <= other.cpu.mtime - (77 << 30) < 10**8, "the clock goes on where it stood"
+    other.csr(pmpaddr4=1, pmpaddr3=1)
+    assert (other.read("pmpaddr4"), other.read("pmpaddr3")) == (99, 77), "locks are locks after a restore"
+
+
+# ---- hostile states -------------------------------------------------------------------------------------------------
+
+
+def broken(change: Callable[[dict[str, object]], object]) -> bytes:
+    state = json.loads(Hart().cpu.save())
+    change(state)
+    return json.dumps(state).encode()
+
+
+BAD = {
+    "empty": b"",
+    "not JSON": b"hello",
+    "not UTF-8": b"\xff\xfe{}",
+    "a list": b"[]",
+    "nothing in it": b"{}",
+    "deeply nested": b"[" * 200_000,
+    "deep dicts": b'{"x":' * 200_000,
+    "a huge number": b'{"pc": 1' + b"0" * 100_000 + b"}",
+    **{
+        f"{name}: {value!r}": broken(lambda state, name=name, value=value: state.update({name: value}))  # type: ignore[misc]
+        for name in ("pc", "mstatus", "priv", "instret", "satp", "pmpcfg0", "stimecmp", "mtime", "external")
+        for value in (-1, 1 << 64, 1.5, "1", None, True, [], float("nan"))
+    },
+    **{
+        f"no {name}": broken(lambda state, name=name: state.pop(name))  # type: ignore[misc]
+        for name in ("pc", "x", "f", "fcsr", "pmpaddr15", "mip", "cycle_offset")
+    },
+    "priv 2": broken(lambda state: state.update(priv=2)),
+    "31 registers": broken(lambda state: state.update(x=[0] * 31)),
+    "33 registers": broken(lambda state: state.update(f=[0] * 33)),
+    "a register too wide": broken(lambda state: state.update(x=[0] * 31 + [1 << 64])),
+    "a dict of registers": broken(lambda state: state.update(x={})),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_state_that_cannot_be_one_is_refused_and_changes_nothing(name: str) -> None:
+    hart = Hart().set(a0=5, pc=STEP).csr(mscratch=6)
+    before = everything(hart)
+    with pytest.raises(SnapshotDamaged):
+        hart.cpu.restore(BAD[name])
+    assert everything(hart) == before
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_state_of_random_numbers_cannot_hurt_the_host(seed: int) -> None:
+    """Every field is what a hostile snapshot likes; the hart runs (into faults) and what it shows is still legal."""
+    source = random.Random(seed)
+    state = json.loads(Hart().cpu.save())
+    for name, value in state.items():
+        wild = [source.choice((0, ONES, source.getrandbits(64), RAM, RAM + 0xFFFE)) for _ in range(32)]
+        state[name] = wild if isinstance(value, list) else wild[0]
+    state["priv"] = source.choice((0, 1, 3))
+    state["instret"] = source.choice((0, 2**63 - 1, 2**40))
+    hart = Hart(ram=1 << 20)
+    hart.cpu.write(RAM, source.randbytes(1 << 16))
+    hart.cpu.restore(json.dumps(state).encode())
+    for _ in range(20):
+        hart.cpu.run(1000)
+    assert hart.read("satp") >> 60 in (0, 8)
+    assert hart.read("mstatus") >> 11 & 3 != 2
+    assert hart.read("mideleg") & ~0x222 == 0
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_random_bytes_as_code_cannot_hurt_the_host(seed: int) -> None:
+    """Random instructions in every mode, with page tables made of noise; the hart only ever faults inside the guest."""
+    source = random.Random(seed)
+    hart = Hart(ram=1 << 20)
+    hart.cpu.write(RAM, source.randbytes(1 << 20))
+    tables = dwords(*((RAM >> 12) + source.randrange(256) << 10 | source.getrandbits(8) | 1 for _ in range(512)))
+    for page in range(0, 1 << 20, 0x1_0000):
+        hart.cpu.write(RAM + page, tables)
+    for level in (U, S, M):
+        hart.csr(satp=8 << 60 | RAM + 0x1_0000 * source.randrange(16) >> 12, medeleg=source.getrandbits(16))
+        hart.csr(
+            mtvec=RAM + source.randrange(1 << 20), stvec=RAM + source.randrange(1 << 20), pmpcfg0=0x1F, pmpaddr0=ONES
+        )
+        for _ in range(50):
+            hart.set(priv=level, pc=RAM + source.randrange(1 << 20))
+            for n in range(32):
+                hart.cpu.set_x(n, source.choice((RAM + source.randrange(1 << 20), source.getrandbits(64))))
+            hart.cpu.run(500)
+    assert hart.cpu.ram_size == 1 << 20
+
+
+# ---- Python's face --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1, 4095, 4097, (4 << 30) + 4096, -4096])
+def test_ram_sizes_that_are_refused(size: int) -> None:
+    with pytest.raises(ValueError, match="RAM"):
+        _cpu.Cpu(None, size)
+
+
+@pytest.mark.parametrize(
+    ("address", "length"),
+    [(0, 1), (RAM - 1, 2), (RAM + (1 << 20), 1), (RAM, (1 << 20) + 1), (RAM + 8, ONES), (ONES, 1)],
+)
+def test_memory_outside_ram_is_refused(address: int, length: int) -> None:
+    cpu = Hart(ram=1 << 20).cpu
+    for access in (cpu.read, cpu.view):
+        with pytest.raises(ValueError, match="RAM"):
+            access(address, length)
+    if length < 1 << 21:
+        with pytest.raises(ValueError, match="RAM"):
+            cpu.write(address, bytes(length))
+
+
+def test_views_are_read_only_and_outlive_the_cpu() -> None:
+    hart = Hart()
+    view = hart.cpu.view(DATA, 8)
+    hart.store(DATA, 0x55)
+    assert view[0] == 0x55 and view.readonly
+    del hart
+    assert view[0] == 0x55
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda cpu: cpu.x(32), lambda cpu: cpu.set_f(-1, 0), lambda cpu: cpu.csr(0x7C0), lambda cpu: cpu.run(-1),
+        lambda cpu: cpu.set_csr(0xF14, 1), lambda cpu: cpu.set_interrupt(7, True),
+        lambda cpu: setattr(cpu, "priv", 2),
+    ],
+)  # fmt: skip
+def test_nonsense_is_refused(call: Callable[[_cpu.Cpu], object]) -> None:
+    with pytest.raises(ValueError):
+        call(Hart().cpu)
