@@ -12,9 +12,9 @@ import float_model
 import float_operands
 import pytest
 from float_model import DOUBLE, FORMATS, NV, NX, RDN, RMM, RNE, SINGLE
-from vpod._cpu import Cpu
 
 from vpod import isa
+from vpod._cpu import Cpu
 from vpod.disasm import encode
 
 START, HANDLER = 0x8000_0000, 0x8000_0800
