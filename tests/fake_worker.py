@@ -2,7 +2,8 @@
 
 Why it exists: the SDK is to be tested without waiting for a guest, and against guests and workers that no honest
 machine would be. ``python tests/fake_worker.py MODE``: ``honest`` runs commands on the host (only what tests send it);
-every other mode does one thing wrong, on a RUN, as `_Guest.misbehave` lists them.
+``agent PATH`` starts the guest's agent, compiled for the host, and passes bytes along; every other mode does one thing
+wrong, on a RUN, as `Guest.misbehave` lists them.
 
 Example: ``Link([sys.executable, "tests/fake_worker.py", "honest"])``.
 """
@@ -61,6 +62,31 @@ class Guest:
                         os.killpg(process.pid, signal.SIGKILL)
                 os._exit(0)
             frames = reader.feed(data)
+
+    def pass_on(self, agent: str) -> None:
+        """Be a worker whose machine is the program `agent`."""
+        ours, theirs = socket.socketpair()
+        process = subprocess.Popen([agent, "--port", f"/dev/fd/{theirs.fileno()}"], pass_fds=[theirs.fileno()])
+        theirs.close()
+        first = protocol.Parser()
+        while not first.feed(ours.recv(1)):  # the READY of its start, which a snapshot holds behind it
+            pass
+
+        def from_agent() -> None:
+            while data := ours.recv(1 << 16):
+                self.wire(wire.AGENT, data)
+            self.wire(wire.STOP, b"guest: exit")
+
+        threading.Thread(target=from_agent, daemon=True).start()
+        reader = wire.Reader()
+        data = self.socket.recvmsg(1 << 20, 64)[0]
+        while data:
+            for kind, payload in reader.feed(data):
+                if kind == wire.AGENT:
+                    ours.sendall(payload)
+            data = self.socket.recv(1 << 18)
+        process.kill()
+        os._exit(0)
 
     def wire(self, kind: int, payload: bytes = b"") -> None:
         with self.lock:
@@ -238,4 +264,6 @@ class Guest:
 
 
 if __name__ == "__main__":
+    if sys.argv[1] == "agent":
+        Guest("agent").pass_on(sys.argv[2])
     Guest(sys.argv[1]).serve()

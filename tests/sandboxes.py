@@ -28,10 +28,10 @@ class Cached(NamedTuple):
 
 
 @contextmanager
-def fake(mode: str, env: Mapping[str, str] | None = None) -> Iterator[Sandbox]:
+def fake(*mode: str, env: Mapping[str, str] | None = None) -> Iterator[Sandbox]:
     """A sandbox whose guest is `tests/fake_worker.py` in `mode`."""
     cached = Cached({"name": "fake", "tag": "1"}, b"state", os.devnull)
-    box = Sandbox(Link([sys.executable, FAKE_WORKER, mode]), cached, env or {})  # type: ignore[arg-type]
+    box = Sandbox(Link([sys.executable, FAKE_WORKER, *mode]), cached, env or {})  # type: ignore[arg-type]
     try:
         box._start(cached, 20.0)  # type: ignore[arg-type]
         yield box

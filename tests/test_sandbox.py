@@ -49,7 +49,7 @@ class TestResults:
         assert box.commands.run("pwd; echo $V", cwd="/usr", env={"V": "1 2"}).stdout == "/usr\n1 2"
 
     def test_the_sandboxs_environment_reaches_commands_of_both_kinds_and_code(self) -> None:
-        with fake("honest", {"GREETING": "it's $fine"}) as box:
+        with fake("honest", env={"GREETING": "it's $fine"}) as box:
             assert box.commands.run(["sh", "-c", "echo $GREETING"]).stdout == "it's $fine"
             assert box.code.run("__import__('os').environ['GREETING']").result == repr("it's $fine")
 
@@ -138,14 +138,6 @@ class TestEnds:
         assert timeout <= time.monotonic() - began < timeout + 0.5
         assert (r.exit_code, r.stdout) == (124, "so far")
         assert box.commands.run("echo on").stdout == "on"
-
-    def test_a_time_out_counts_while_another_thread_has_the_session(self, box: Sandbox) -> None:
-        other = threading.Thread(target=box.commands.run, args=("sleep 2",))
-        other.start()
-        time.sleep(0.2)
-        r = box.commands.run("true", timeout=0.3)
-        assert r.exit_code == 124 and r.duration < 1
-        other.join()
 
     def test_an_interrupt_gives_130_and_the_session_goes_on(self, box: Sandbox) -> None:
         threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()

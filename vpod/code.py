@@ -19,9 +19,7 @@ Example::
 
 from __future__ import annotations
 
-import shlex
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -112,48 +110,35 @@ class Code:
         Raises `PythonNotAvailable` in a snapshot without Python; `AgentError`, `GuestStopped`, `WorkerDied`,
         `SandboxClosed`; `ValueError` for source text of more than a mebibyte.
         """
-        began = time.monotonic()
         box = self._sandbox
         request = code_request(source)
         if not box.python:
             raise PythonNotAvailable(_without_python(box.name))
+        box.renew_environment(Kind.CODE)
         sinks = [None if callback is None else LineSink(callback) for callback in (on_stdout, on_stderr)]
-        if not box.runner.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
-            late = Transcript()
-            late.exit_code = 124
-            return CodeResult(late, time.monotonic() - began, _late(timeout))
-        try:
-            exchange = Exchange(
-                box.link,
-                Kind.CODE,
-                request,
-                timeout=None if timeout is None else timeout - (time.monotonic() - began),
-                on_stdout=sinks[0],
-                on_stderr=sinks[1],
-                limit=max_output,
-                gentle=True,
-            )
-            transcript = exchange.run()
-        finally:
-            box.runner.release()
+        exchange = Exchange(
+            box.link,
+            Kind.CODE,
+            request,
+            timeout=timeout,
+            on_stdout=sinks[0],
+            on_stderr=sinks[1],
+            limit=max_output,
+            gentle=True,
+        )
+        transcript = exchange.run()
         for sink in sinks:
             if sink is not None:
                 sink.finish()
-        return CodeResult(transcript, time.monotonic() - began, _late(timeout) if exchange.timed_out else None)
+        if transcript.session_lost is not None:
+            box.lost(Kind.CODE)
+        late = ("TimeoutError", f"timed out after {timeout:g} s") if exchange.timed_out else None
+        return CodeResult(transcript, exchange.duration, late)
 
 
-def environment_code(env: dict[str, str]) -> str:
-    """Python that puts `env` into the interpreter's environment and leaves nothing else behind."""
-    return f"__import__('os').environ.update({env!r})"
-
-
-def environment_script(env: dict[str, str]) -> str:
-    """Shell text that exports `env`."""
-    return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in env.items())
-
-
-def _late(timeout: float | None) -> tuple[str, str]:
-    return "TimeoutError", f"timed out after {timeout:g} s"
+def environment_code(env: Mapping[str, str]) -> bytes:
+    """The payload of a CODE that puts `env` into the interpreter's environment and leaves nothing else behind."""
+    return code_request(f"__import__('os').environ.update({dict(env)!r})")
 
 
 def _error(name: str | None, value: str | None, exited: str | None, code: int, lost: str | None) -> str | None:

@@ -21,13 +21,13 @@ Example::
 from __future__ import annotations
 
 import codecs
-import time
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
-from vpod.client import run_request
-from vpod.exchange import EXIT_TIMEOUT, Exchange, Stdin, input_of
+from vpod.client import Transcript, run_request
+from vpod.exchange import Exchange, Stdin, input_of
 from vpod.protocol import Kind
 
 if TYPE_CHECKING:
@@ -64,6 +64,13 @@ class CommandResult:
         self.exit_code = exit_code
         self.duration = duration
         self.session_lost = session_lost
+
+    @classmethod
+    def of(cls, transcript: Transcript, duration: float) -> CommandResult:
+        """The result that a finished transcript tells."""
+        assert transcript.exit_code is not None  # what Exchange.run returns has ended
+        stdout, stderr = b"".join(transcript.stdout), b"".join(transcript.stderr)
+        return cls(stdout, stderr, transcript.exit_code, duration, transcript.session_lost)
 
     @cached_property
     def stdout(self) -> str:
@@ -113,7 +120,8 @@ class Commands:
         """Run a command and wait for its end.
 
         `command`: text for the session's shell, or a list of arguments for a program started without one. Text with
-        `user` or `tty` runs in a shell of its own, beside the session: it sees nothing of it and changes nothing in it.
+        `tty` runs in a shell of its own that sees the session's directory and exported variables and changes nothing
+        in it; text for another `user` runs in a fresh shell of that user.
 
         `cwd`, `env`: for this command only. `timeout`: seconds from this call on; then everything that the command
         started is ended and the result has exit code 124. `stdin`: data, or an iterable or a queue (``None`` ends it)
@@ -127,50 +135,36 @@ class Commands:
         Raises `UnknownUser`, `AgentError`, `GuestStopped`, `WorkerDied`, `SandboxClosed`; `ValueError` and `TypeError`
         for arguments that no command can have.
         """
-        began = time.monotonic()
         box = self._sandbox
-        in_session = isinstance(command, str) and user is None and not tty
-        arguments: str | Sequence[str] = command
-        if isinstance(command, str) and not in_session:
-            arguments = [box.shell, "-c", command]
+        in_session = isinstance(command, str) and user in (None, "root")
         request = run_request(
-            arguments,
+            command,
             cwd=cwd,
             env=env if in_session else {**box.env, **(env or {})},
             user=user,
             terminal=tty if isinstance(tty, tuple) else _TERMINAL if tty else None,
             stdin=stdin is not None,
         )
-        source = None if stdin is None else input_of(stdin)
+        if in_session:
+            box.renew_environment(Kind.RUN)
         sinks = [None if callback is None else LineSink(callback) for callback in (on_stdout, on_stderr)]
-        if in_session and not box.session.acquire(timeout=-1 if timeout is None else max(0.0, timeout)):
-            return CommandResult(b"", b"", EXIT_TIMEOUT, time.monotonic() - began)
-        try:
-            exchange = Exchange(
-                box.link,
-                Kind.RUN,
-                request,
-                timeout=None if timeout is None else timeout - (time.monotonic() - began),
-                stdin=source,
-                on_stdout=sinks[0],
-                on_stderr=sinks[1],
-                limit=max_output,
-            )
-            transcript = exchange.run()
-        finally:
-            if in_session:
-                box.session.release()
+        exchange = Exchange(
+            box.link,
+            Kind.RUN,
+            request,
+            timeout=timeout,
+            stdin=None if stdin is None else input_of(stdin),
+            on_stdout=sinks[0],
+            on_stderr=sinks[1],
+            limit=max_output,
+        )
+        transcript = exchange.run()
         for sink in sinks:
             if sink is not None:
                 sink.finish()
-        assert transcript.exit_code is not None  # what Exchange.run returns has ended
-        return CommandResult(
-            b"".join(transcript.stdout),
-            b"".join(transcript.stderr),
-            transcript.exit_code,
-            time.monotonic() - began,
-            transcript.session_lost,
-        )
+        if transcript.session_lost is not None:
+            box.lost(Kind.RUN)
+        return CommandResult.of(transcript, exchange.duration)
 
 
 class LineSink:
@@ -208,6 +202,11 @@ class LineSink:
         self._partial.clear()
         self._length = 0
         self._callback(line)
+
+
+def environment_script(env: Mapping[str, str]) -> str:
+    """Shell text that exports `env`."""
+    return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in env.items())
 
 
 def text_of(data: bytes) -> str:

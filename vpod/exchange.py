@@ -184,7 +184,8 @@ class Exchange:
         self._link = link
         self._request = (kind, payload)
         self._now = time.monotonic
-        self._deadline = None if timeout is None else self._now() + timeout
+        self._began = self._now()
+        self._deadline = None if timeout is None else self._began + timeout
         self._stdin = stdin
         self._sinks = {Kind.STDOUT: on_stdout, Kind.STDERR: on_stderr}
         self._keep = keep
@@ -195,6 +196,7 @@ class Exchange:
         self._killed = False
         self.transcript = Transcript(limit, keep)
         self.timed_out = False
+        self.duration = 0.0  # seconds from the making of this object to the end of `run`
         self.interrupted = False
         self.id = 0
 
@@ -211,6 +213,7 @@ class Exchange:
                 with contextlib.suppress(SandboxError):
                     self._link.send(Kind.KILL, self.id)
             self._link.finish(self.id)
+            self.duration = self._now() - self._began
             if self._stdin is not None:
                 self._stdin.stop()
         if self.timed_out:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
-import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
@@ -51,10 +50,9 @@ class Sandbox:
         self.link: Final = link
         self.env: Final = dict(env)
         self.meta: Final[Mapping[str, Any]] = cached.meta
-        self.session = threading.Lock()  # whose turn it is in the session
-        self.runner = threading.Lock()  # whose turn it is in the Python runner
         self.python = False
         self.shell = "/bin/sh"
+        self._without_environment: set[Kind] = set()
         self._finalizer = weakref.finalize(self, link.abandon)
 
     @classmethod
@@ -151,20 +149,27 @@ class Sandbox:
                 f" {protocol.VERSION}; make the snapshot again with this vpod's vpod-build"
             )
         self.python, self.shell = greeting.python, greeting.shell
+        for kind in (Kind.RUN, Kind.CODE) if self.python else (Kind.RUN,):
+            self.lost(kind)
+            self.renew_environment(kind, deadline - time.monotonic())
+
+    def renew_environment(self, kind: Kind, timeout: float = START_TIMEOUT) -> None:
+        """Give the sandbox's variables to a session (RUN) or Python runner (CODE) that has been started anew."""
+        if kind not in self._without_environment:
+            return
+        self._without_environment.discard(kind)
+        from vpod.code import environment_code
+        from vpod.commands import environment_script
+
+        payload = run_request(environment_script(self.env)) if kind == Kind.RUN else environment_code(self.env)
+        code, _ = protocol.parse_exit(self._ask(kind, payload, Kind.EXIT, time.monotonic() + timeout))
+        if code != 0:
+            raise AgentError(f"the guest could not set the environment (exit code {code}): {', '.join(self.env)}")
+
+    def lost(self, kind: Kind) -> None:
+        """The session or the runner had to be started anew: before its next request it gets its variables again."""
         if self.env:
-            self._export(deadline)
-
-    def _export(self, deadline: float) -> None:
-        """Put the sandbox's variables into the session and the Python runner."""
-        from vpod.code import environment_code, environment_script
-
-        requests = [(Kind.RUN, run_request(environment_script(self.env)))]
-        if self.python:
-            requests.append((Kind.CODE, environment_code(self.env).encode()))
-        for kind, payload in requests:
-            code, _ = protocol.parse_exit(self._ask(kind, payload, Kind.EXIT, deadline))
-            if code != 0:
-                raise AgentError(f"the guest could not set the environment (exit code {code}): {', '.join(self.env)}")
+            self._without_environment.add(kind)
 
     def _ask(self, kind: Kind, payload: bytes, answer: Kind, deadline: float) -> bytes:
         """The payload of the first frame of kind `answer`; others of the same request are passed over."""
