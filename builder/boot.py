@@ -6,8 +6,8 @@
     >>> guest.settle()
 
 Invariants: every step has a time limit; what the guest says is bounded (`KEPT` bytes of its console and output are
-kept, for error messages) and goes through the same checked protocol as a sandbox's; a guest that stops, panics or breaks
-the protocol is a `BuildError` with the end of its console.
+kept, for error messages) and goes through the same checked protocol as a sandbox's; a guest that stops, panics or
+breaks the protocol is a `BuildError` with the end of its console.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from .rootfs import Image
 # `rdinit` is the default; the rest leaves out what costs every system call or would misread a machine that slept:
 # security modules nobody configures, clearing pages twice, and watchdogs that take a pause for a hang.
 COMMAND_LINE = (
-    "console=ttyS0 quiet rdinit=/init lsm=landlock,yama init_on_alloc=0 audit=0 nowatchdog rcupdate.rcu_cpu_stall_suppress=1"
+    "console=ttyS0 quiet rdinit=/init lsm=landlock,yama init_on_alloc=0 audit=0 nowatchdog "
+    "rcupdate.rcu_cpu_stall_suppress=1"
 )
 BOOT_SECONDS = 300.0
 CONFIGURE_SECONDS = 3600.0
@@ -180,3 +181,9 @@ def prepare(guest: Guest, image: Image, *, warm: Sequence[str], commands: Sequen
         source = f"for _module in ({names},): __import__(_module)\ndel _module"
         guest.code(source, f"Imported {', '.join(warm)}")
 
+
+def _quoted(output: bytes | bytearray) -> str:
+    """The last lines of what the guest said, for a message."""
+    text = bytes(output[-4000:]).decode("utf-8", "replace").strip()
+    lines = text.splitlines()[-20:]
+    return ". It said last:\n" + "\n".join(f"    {line}" for line in lines) if lines else ""

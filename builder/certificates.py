@@ -44,4 +44,4 @@ def prepare(tree: Tree) -> str | None:
 def link_name(name: str) -> str:
     """`mozilla/A (B).crt` → `A_=B=.pem`."""
     stem = name.rpartition("/")[2].removesuffix(".crt")
-    return stem.translate(str.maketrans({" ": "_", "(": "=", ")": "=", ",": "_"})) + ".pem"
+    return stem.translate(str.maketrans(" (),", "_==_")) + ".pem"

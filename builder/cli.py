@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,14 +38,14 @@ def parser() -> argparse.ArgumentParser:
     what = line.add_mutually_exclusive_group(required=True)
     what.add_argument("recipe", nargs="?", metavar="RECIPE", help="alpine-3.23, debian:13, or a .toml file of your own")
     what.add_argument("--list", action="store_true", help="list the recipes that come with vpod")
-    what.add_argument("--explain", metavar="RECIPE", help="show what a recipe would do, without doing it")
+    what.add_argument("--explain", metavar="RECIPE", help="show what a recipe does, without doing it")
     what.add_argument("--default", action="store_true", help="make the default snapshot, one that has Python")
-    line.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the snapshot there, not among vpod's own")
+    line.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the snapshot there, not in VPOD_HOME")
     line.add_argument("--memory", metavar="SIZE", help="the machine's memory, such as 512M (the recipe's if not given)")
     line.add_argument("--rootfs", type=Path, metavar="FILE", help="use this tar archive as the root filesystem")
-    line.add_argument("--mirror", metavar="URL", help="the distribution's mirror: Debian's, or Alpine's for --add there")
+    line.add_argument("--mirror", metavar="URL", help="the mirror: Debian's, or Alpine's for --add there")
     line.add_argument("--add", action="append", default=[], metavar="PKG", help="install this package too (repeatable)")
-    line.add_argument("--run", action="append", default=[], metavar="CMD", help="run this in the machine before the freeze")
+    line.add_argument("--run", action="append", default=[], metavar="CMD", help="run this in the machine at last")
     line.add_argument("--publish", type=Path, metavar="DIR", help="also put it into a catalogue for a web server")
     line.add_argument("--json", action="store_true", help="with --list: as JSON")
     line.add_argument("-q", "--quiet", action="store_true", help="no progress, only errors")
@@ -99,7 +98,7 @@ def explain(recipe: Recipe) -> int:
     description = kernel.describe(recipe.kernel)
     print(f"{recipe.key} makes {recipe.reference}: {recipe.summary}\n")
     print(f"machine     {recipe.memory >> 20} MiB of memory, one RV64GC hart")
-    print(f"kernel      {description.package}, firmware {description.firmware_package}: Debian {description.suite}, riscv64;")
+    print(f"kernel      {description.package} and {description.firmware_package} of Debian {description.suite};")
     print("            the archive's signature is checked against the keys in kernels/")
     print(f"modules     loaded: {', '.join(description.boot)}; laid ready: {', '.join(description.ship)}")
     if recipe.rootfs is not None:

@@ -37,10 +37,9 @@ ARCHITECTURE = "riscv64"
 APT = Path("/etc/apt")
 MAX_RELEASE = 4 << 20
 MAX_PACKAGES = 256 << 20  # uncompressed; Debian's is 54 MB
-_SUITES = frozenset(
-    "buster bullseye bookworm trixie forky duke sid oldoldstable oldstable stable testing unstable".split()
-)
-_UBUNTU = frozenset("bionic focal jammy noble oracular plucky questing resolute".split())
+_CODENAMES = ("buster", "bullseye", "bookworm", "trixie", "forky", "duke", "sid")
+_SUITES = frozenset((*_CODENAMES, "oldoldstable", "oldstable", "stable", "testing", "unstable"))
+_UBUNTU = frozenset(("bionic", "focal", "jammy", "noble", "oracular", "plucky", "questing", "resolute"))
 _CLOCK_TOLERANCE = timedelta(days=1)
 
 
@@ -146,7 +145,7 @@ def verify_release(
     except Exception as error:  # pysequoia promises no exception type
         raise VerificationFailed(f"{where}: its signature does not verify: {error}. Use another mirror.") from error
     if not signers & pinned or result.bytes is None:
-        raise VerificationFailed(f"{where}: no signature by a key that vpod trusts (kernels/*.gpg). Use another mirror.")
+        raise VerificationFailed(f"{where}: not signed by a key that vpod trusts (kernels/*.gpg). Use another mirror.")
     fields = deb822.parse(result.bytes.decode("utf-8", "replace").strip("\r\n"), where)
     if suite not in (fields.get("Suite"), fields.get("Codename")):
         raise VerificationFailed(f"{where}: is signed, but for {fields.get('Codename')!r} and not for {suite!r}")
@@ -196,7 +195,7 @@ class Archive:
                 fields.update(verify_release(data, trusted, suite, where=url))
 
             try:
-                fetcher.fetch_changing("InRelease", [url], check, MAX_RELEASE)
+                fetcher.fetch_proved("InRelease", [url], check, MAX_RELEASE)
             except SourceUnreachable as error:
                 failures.append(str(error))
                 continue
@@ -228,7 +227,8 @@ class Archive:
         urls = [base + path]
         if self.release.get("Acquire-By-Hash") == "yes":
             urls.insert(0, f"{base}{path.rpartition('/')[0]}/by-hash/SHA256/{sha256}")
-        wanted = Wanted(f"Packages-{self.suite}-{component}-{ARCHITECTURE}.xz", tuple(urls), Digest("sha256", sha256), size)
+        name = f"Packages-{self.suite}-{component}-{ARCHITECTURE}.xz"
+        wanted = Wanted(name, tuple(urls), Digest("sha256", sha256), size)
         (found,) = self._fetcher.fetch_all([wanted], f"the package index of {self.suite}/{component}")
         return inflate(found.read_bytes(), limit=MAX_PACKAGES, name=wanted.name).decode("utf-8", "replace")
 

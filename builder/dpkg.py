@@ -8,13 +8,12 @@ only what needs the guest: running the maintainer scripts, in dpkg's own order.
     >>> for deb in debs: database.unpack(deb)
     >>> database.finish()                                   # writes /var/lib/dpkg and CONFIGURE
 
-Left out of the guest's work, by putting do-nothing files in their place until configuration is over: byte-compiling the
-standard library (Python compiles what is imported, once), enabling units of a service manager that is not there, and the
-certificate store (`certificates.py` makes it on the host).
+Left out of the guest's work, by putting do-nothing files in their place until configuration is over: byte-compiling
+the standard library (Python compiles what is imported, once), enabling units of a service manager that is not there,
+and the certificate store (`certificates.py` makes it on the host).
 
-Invariants: after CONFIGURE has run `dpkg --audit` is silent, every package is `ii`, and nothing of this file's doing but
-`policy-rc.d` (a machine without init scripts starts no services), `dpkg.cfg.d/vpod` (what is left out) and `pip.conf`
-is left in the guest.
+Invariants: after CONFIGURE has run `dpkg --audit` is silent, every package is `ii`, and of this file's doing is left
+only `policy-rc.d` (there is no service manager), `dpkg.cfg.d/vpod` (what is left out) and `pip.conf`.
 """
 
 from __future__ import annotations
@@ -57,7 +56,11 @@ rm -rf /var/lib/vpod
 _POLICY = b"#!/bin/sh\n# A vpod machine has no service manager: package scripts start nothing.\nexit 101\n"
 _STUB = b"#!/bin/sh\nexit 0\n"
 _STUB_PYTHON = b"# stands in for the compiler while packages are configured\n"
-_PIP = b"[global]\n# The whole machine is the sandbox: pip may install beside Debian's own packages.\nbreak-system-packages = true\n"
+_PIP = b"""\
+# The whole machine is the sandbox: pip may install beside Debian's own packages.
+[global]
+break-system-packages = true
+"""
 
 
 class Database:
@@ -131,7 +134,8 @@ class Database:
         for name, lines in self._named_triggers.items():
             tree.file(f"/var/lib/dpkg/triggers/{name}", "".join(lines).encode())
         tree.file("/usr/sbin/policy-rc.d", _POLICY, 0o755)
-        rules = [f"path-exclude={each}\n" for each in self._leave_out] + [f"path-include={each}\n" for each in self._keep]
+        rules = [f"path-exclude={each}\n" for each in self._leave_out]
+        rules += [f"path-include={each}\n" for each in self._keep]
         tree.file("/etc/dpkg/dpkg.cfg.d/vpod", "".join(rules).encode())
         if "/usr/bin/pip3" in tree:
             tree.file("/etc/pip.conf", _PIP)

@@ -158,7 +158,8 @@ def _take_modules(kernel: Kernel, description: Description, files: dict[str, mem
         path = paths[name]
         data = inflate(files[path], limit=MAX_MODULE, name=path)
         infos[name] = modinfo(data, path)
-        needs[name] = [each.replace("-", "_") for line in infos[name].get("depends", []) for each in line.split(",") if each]
+        depends = ",".join(infos[name].get("depends", []))
+        needs[name] = [each.replace("-", "_") for each in depends.split(",") if each]
         plain[name] = path[: path.rindex(".ko")] + ".ko"
         kernel.modules[plain[name]] = data
         for other in needs[name]:

@@ -7,7 +7,7 @@ A recipe names the snapshot (`name`, `tags`; the first tag is its own, the other
     [debian]   a suite, components and packages of the Debian archive; which mirror is the host's business
     [apk]      packages of Alpine's package site, on top of the recipe named by `based_on`
 
-and, if it has Python, `[warm] modules`: what the waiting runner has imported already. Example: `recipes/debian-13.toml`.
+and, if it has Python, `[warm] modules`: what the waiting runner has imported. Example: `recipes/debian-13.toml`.
 
     >>> find("alpine:3.23").key
     'alpine-3.23'

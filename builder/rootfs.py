@@ -1,4 +1,4 @@
-"""Putting a root filesystem together: a released tarball or Debian packages, kernel modules, agent, a few files in /etc.
+"""Putting a root filesystem together: a tarball or Debian packages, kernel modules, the agent, a few files in /etc.
 
     >>> image = assemble(find("debian-13"), Fetcher(report), Options())
     >>> len(image.initramfs()), image.configure
@@ -47,8 +47,8 @@ class Options:
 class Image:
     """A root filesystem ready to boot, and what it is made of.
 
-    `packages` are `name version` of all that was installed by the build; `configure` is a script that the booted machine
-    has to run once, or empty; `sources` says where things came from, for the snapshot's metadata.
+    `packages` are `name version` of all that was installed by the build; `configure` is a script that the booted
+    machine has to run once, or empty; `sources` says where things came from, for the snapshot's metadata.
     """
 
     tree: Tree
@@ -80,22 +80,25 @@ def assemble(recipe: Recipe, fetcher: Fetcher, options: Options) -> Image:
             archive = Archive(fetcher, suite=wanted.suite, components=wanted.components, mirror=debian_mirror)
         _debian(image, archive, wanted, options.add, fetcher)
     elif recipe.rootfs is not None:
-        _tarball(image, recipe.rootfs, fetcher)
+        image.tree = tarball_tree(recipe.rootfs, fetcher)
+        image.sources.append(f"{recipe.rootfs.file} {recipe.rootfs.digest}")
     packages = recipe.apk if options.rootfs is None else ()
     if wanted is None and (packages or options.add):
-        image.packages += alpine.add(image.tree, [*packages, *options.add], fetcher, mirror=options.mirror)
+        added, image.configure = alpine.add(image.tree, [*packages, *options.add], fetcher, mirror=options.mirror)
+        image.packages += added
     with fetcher.report.step("Assembling") as bar:
         _finish(image)
         bar.done(f"Assembled the root filesystem: {image.tree.size / 1e6:.1f} MB, {len(image.kernel.modules)} modules")
     return image
 
 
-def _tarball(image: Image, tarball: Tarball, fetcher: Fetcher) -> None:
-    """A released root filesystem, its digest pinned in the recipe."""
+def tarball_tree(tarball: Tarball, fetcher: Fetcher) -> Tree:
+    """A released root filesystem as it is, its digest pinned in the recipe."""
     urls = tuple(f"{url.rstrip('/')}/{tarball.file}" for url in tarball.urls)
     (path,) = fetcher.fetch_all([Wanted(tarball.file, urls, tarball.digest)], tarball.file)
-    _unpack_tar(image.tree, path, tarball.file)
-    image.sources.append(f"{tarball.file} {tarball.digest}")
+    tree = Tree()
+    _unpack_tar(tree, path, tarball.file)
+    return tree
 
 
 def _own_rootfs(image: Image, path: Path) -> None:

@@ -142,15 +142,23 @@ class Fetcher:
             bar.done(f"Fetched and checked {title}: {count}{size(total)}")
         return found
 
-    def fetch_changing(self, name: str, urls: Sequence[str], check: Callable[[bytes], None], limit: int) -> bytes:
-        """A small file without a digest of its own, such as a signed list: the newest that can be had.
+    def fetch_proved(
+        self, name: str, urls: Sequence[str], check: Callable[[bytes], None], limit: int, *, fixed: bool = False
+    ) -> bytes:
+        """A file without a digest known beforehand, such as a signed list: the newest that can be had.
 
         `check` raises `VerificationFailed` unless the bytes prove themselves (by signature); only then are they
-        cached. The cached copy serves when the network is not to be used.
+        cached. The cached copy serves when the network is not to be used, and always if `fixed`: what has that URL
+        never changes.
         """
         key = hashlib.sha256("\n".join(urls).encode()).hexdigest()
-        kept = self.cache / f"list-{key}"
+        kept = self.cache / f"proved-{key}"
         tried: list[str] = []
+        if fixed and kept.is_file() and kept.stat().st_size <= limit:
+            with suppress(VerificationFailed):
+                data = kept.read_bytes()
+                check(data)
+                return data
         for url in urls:
             try:
                 data = self._read_small(url, limit)
@@ -297,7 +305,7 @@ class _Limited:
         self._left = wanted.size if wanted.size is not None else MAX_BYTES
         self._bar = bar
 
-    def read(self, amount: int) -> bytes:
+    def read(self, amount: int = _CHUNK, /) -> bytes:
         data = self._file.read(amount)
         self._left -= len(data)
         if self._left < 0:
@@ -372,6 +380,6 @@ def _unreachable(name: str, tried: Sequence[str], offline: bool) -> str:
     if offline:
         lines.append("VPOD_OFFLINE is set: unset it, or put the file into a folder named in VPOD_SOURCES.")
     else:
-        lines.append("What helps: a network that reaches one of these, a mirror (--mirror URL), or a folder or URL that")
-        lines.append(f"has {name.rsplit('/', 1)[-1]} in VPOD_SOURCES.")
+        lines.append("What helps: a network that reaches one of these, a mirror (--mirror URL), or, in VPOD_SOURCES, a")
+        lines.append(f"folder or URL that has {name.rsplit('/', 1)[-1]}.")
     return "\n".join(lines)

@@ -72,10 +72,11 @@ def clean_path(path: str, name: str) -> str:
     return "/".join(parts)
 
 
-def entries(data: bytes | memoryview, *, name: str) -> Iterator[Entry]:
+def entries(data: bytes | memoryview, *, name: str, cut: bool = False) -> Iterator[Entry]:
     """The members of an uncompressed archive, in order.
 
-    `name` is for messages. Raises `VerificationFailed` for whatever is malformed, cut short or would escape.
+    `name` is for messages; `cut` says that the archive has no end mark, as those inside of Alpine's packages.
+    Raises `VerificationFailed` for whatever is malformed, cut short or would escape.
     """
     view = memoryview(data)
     position = count = 0
@@ -83,6 +84,8 @@ def entries(data: bytes | memoryview, *, name: str) -> Iterator[Entry]:
     long_name = long_link = ""
     while True:
         header = bytes(view[position : position + 512])
+        if cut and not header:
+            return
         if len(header) < 512:
             raise VerificationFailed(f"{name}: the archive ends without its end mark; it was cut short, fetch it again")
         if header == bytes(512):
@@ -92,7 +95,7 @@ def entries(data: bytes | memoryview, *, name: str) -> Iterator[Entry]:
             raise VerificationFailed(f"{name}: more than {MAX_ENTRIES} members; refused")
         _check_sum(header, name)
         kind, size = header[156:157], _number(header[124:136], name)
-        if kind in (b"1", b"2", b"3", b"4", b"5", b"6"):  # links, devices and folders have no data, whatever `size` says
+        if kind in (b"1", b"2", b"3", b"4", b"5", b"6"):  # these have no data, whatever `size` says
             size = 0
         if "size" in pax and kind not in (b"x", b"g", b"L", b"K"):
             size = _decimal(pax["size"], name)
