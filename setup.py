@@ -14,15 +14,17 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 HERE = Path(__file__).parent.resolve()
+sys.path.insert(0, str(HERE))  # pip runs this file without its folder on the path
+
+from vpod import isagen  # noqa: E402
 
 
-def load(name: str, path: str):
-    """A module of this tree by its file, without importing the package it belongs to."""
-    spec = importlib.util.spec_from_file_location(name, HERE / path)
+def build_agent(target: Path) -> None:
+    """Compile the guest agent, by a module that has no importable name before the package is installed."""
+    spec = importlib.util.spec_from_file_location("vpod_agent_build", HERE / "builder" / "agent" / "build.py")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
     spec.loader.exec_module(module)
-    return module
+    module.build(target)
 
 
 class BuildAll(build_ext):
@@ -33,7 +35,7 @@ class BuildAll(build_ext):
         if os.environ.get("VPOD_AGENT") == "skip":
             return
         agent = HERE / "builder" / "agent" / "vpod-agent"
-        load("vpod_agent_build", "builder/agent/build.py").build(agent)
+        build_agent(agent)
         if not self.inplace:
             target = Path(self.build_lib) / "vpod_builder" / "agent"
             target.mkdir(parents=True, exist_ok=True)
@@ -47,8 +49,7 @@ if os.environ.get("VPOD_SANITIZE") == "1":
     flags += ["-g", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"]
     link += ["-fsanitize=address,undefined"]
 
-load("vpod.isa", "vpod/isa.py")
-load("vpod.isagen", "vpod/isagen.py").write(HERE / "vpod" / "_decode.pxd")
+isagen.write(HERE / "vpod" / "_decode.pxd")
 
 setup(
     ext_modules=cythonize(
