@@ -145,7 +145,10 @@ def test_variables_last_and_the_final_expression_is_the_result(py: Runner) -> No
 
 def test_it_is_a_main_module_like_a_sessions(py: Runner) -> None:
     assert py.run("__name__, __doc__, __package__, __spec__").result == "('__main__', None, None, None)"
-    assert py.run("import sys; sys.argv, sys.path[0], sys.modules['__main__'].__dict__ is globals()").result == "([''], '', True)"
+    assert (
+        py.run("import sys; sys.argv, sys.path[0], sys.modules['__main__'].__dict__ is globals()").result
+        == "([''], '', True)"
+    )
     names = "{'__name__', '__doc__', '__package__', '__loader__', '__spec__', '__builtins__', '__annotations__', 'sys'}"
     assert py.run(f"set(globals()) - {names}").result == "set()"
     source = "import pickle\nclass C:\n    pass\npickle.loads(pickle.dumps(C())).__class__ is C, C.__module__"
@@ -231,7 +234,9 @@ def test_errors_that_defy_being_told(py: Runner) -> None:
     assert py.run("def f(): f()\nf()").error == "RecursionError"
     assert py.run("raise BaseException('b')").error == "BaseException"
     assert py.run("raise GeneratorExit").error == "GeneratorExit"
-    assert py.run("e = ValueError(); e.__context__ = e.__cause__ = TypeError(); e.__cause__.__context__ = e; raise e").error
+    assert py.run(
+        "e = ValueError(); e.__context__ = e.__cause__ = TypeError(); e.__cause__.__context__ = e; raise e"
+    ).error
 
 
 @pytest.mark.parametrize(
@@ -275,18 +280,30 @@ def test_a_handler_that_code_has_set_lasts(py: Runner) -> None:
 
 
 def test_asyncio_threads_and_processes(py: Runner) -> None:
-    assert py.run("import asyncio\nasync def f():\n    await asyncio.sleep(0)\n    return 9\nasyncio.run(f())").result == "9"
+    assert (
+        py.run("import asyncio\nasync def f():\n    await asyncio.sleep(0)\n    return 9\nasyncio.run(f())").result
+        == "9"
+    )
     assert py.run("import threading\nt = threading.Thread(target=print, args=('t',)); t.start(); t.join()").out == "t\n"
-    source = "import multiprocessing as m\nc = m.get_context('fork')\ndef g(x): return x * x\nwith c.Pool(2) as p: r = p.map(g, [1, 2])\nr"
-    assert py.run(source).result == "[1, 4]"
-    assert py.run("import signal\nasync def h():\n    print('up')\n    await asyncio.sleep(60)\nasyncio.run(h())",
-                  meanwhile=(0.2, signal.SIGINT)).error == "KeyboardInterrupt"
+    py.run("import multiprocessing\ndef g(x): return x * x")
+    assert py.run("with multiprocessing.get_context('fork').Pool(2) as p: r = p.map(g, [1, 2])\nr").result == "[1, 4]"
+    assert (
+        py.run(
+            "import signal\nasync def h():\n    print('up')\n    await asyncio.sleep(60)\nasyncio.run(h())",
+            meanwhile=(0.2, signal.SIGINT),
+        ).error
+        == "KeyboardInterrupt"
+    )
 
 
 def test_a_forked_child_ends_with_the_code(py: Runner) -> None:
-    result = py.run("import os\npid = os.fork()\nprint('child' if pid == 0 else 'parent')\nif pid: os.waitpid(pid, 0)\npid")
+    result = py.run(
+        "import os\npid = os.fork()\nprint('child' if pid == 0 else 'parent')\nif pid: os.waitpid(pid, 0)\npid"
+    )
     assert sorted(result.out.split()) == ["child", "parent"] and result.code == 0
-    assert py.run("pid = os.fork()\nif pid == 0: raise ValueError('in the child')\nos.waitpid(pid, 0)[1]").result == "256"
+    assert (
+        py.run("pid = os.fork()\nif pid == 0: raise ValueError('in the child')\nos.waitpid(pid, 0)[1]").result == "256"
+    )
     assert py.run("2").result == "2"
 
 

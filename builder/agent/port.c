@@ -183,7 +183,9 @@ void port_watch(void) {
             wake_at(hold_until);
         } else {
             hold_until = 0;
+            bool had_room = port_has_room();
             int error = queue_write(&output, port);
+            if (!had_room && port_has_room()) wake_at(now()); /* sources that held back are asked again */
             if (error && ends) exit(0);
             if (error) wake_at(now() + 50 * MILLISECOND);
         }

@@ -22,7 +22,6 @@ import __future__
 
 import ast
 import builtins
-import io
 import linecache
 import os
 import re
@@ -31,7 +30,7 @@ import struct
 import sys
 import traceback
 import types
-from typing import Any
+from typing import IO, Any
 
 try:
     import ctypes
@@ -109,19 +108,27 @@ class Streams:
             setattr(sys, f"__{name}__", getattr(sys, name))
 
     def restore(self) -> None:
-        """Point the descriptors nowhere. Objects that code has closed are made anew; ones that it has put there stay."""
+        """Point the descriptors nowhere. Objects that code closed are made anew; ones that it put there stay."""
         null = os.open(os.devnull, os.O_RDWR)
         for number in range(3):
             if null != number:
                 os.dup2(null, number)
+            os.set_inheritable(number, True)
         if null > 2:
             os.close(null)
         for number, name in enumerate(NAMES):
             for holder in (f"__{name}__", name):
-                if getattr(getattr(sys, holder, None), "closed", True):
+                if self._is_closed(holder):
                     setattr(sys, holder, self._open(number))
 
-    def _open(self, number: int) -> io.TextIOWrapper:
+    def _is_closed(self, holder: str) -> bool:
+        """Also of what code has put in a stream's place, which can be anything."""
+        try:
+            return bool(getattr(sys, holder).closed)
+        except Exception:
+            return True
+
+    def _open(self, number: int) -> IO[Any]:
         mode = "r" if number == 0 else "w"
         errors = "backslashreplace" if number == 2 else "surrogateescape"
         # Line by line, so that a caller who listens hears each line as it is printed.
@@ -134,11 +141,10 @@ class Streams:
             os.close(fd)
 
     def disconnect(self) -> None:
-        for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
+        for holder in ("stdout", "stderr", "__stdout__", "__stderr__"):
             try:
-                if stream is not None:
-                    stream.flush()
-            except Exception:  # its reader has gone, or it is no stream at all: the code's affair
+                getattr(sys, holder).flush()
+            except BaseException:  # its reader has gone, or it is no stream at all: the code's affair
                 continue
         if _flush_c is not None:
             _flush_c(None)
