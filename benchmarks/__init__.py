@@ -1,0 +1,15 @@
+"""What is measured, against what, in one run.
+
+Why it exists: every claim of speed in this project is a ratio, and a ratio means something only if both sides ran the
+same thing on the same machine at the same time of day. These modules make such runs:
+
+    python -m benchmarks.interpreter      guest programs under vpod, under QEMU and natively
+    python -m benchmarks.start            building, creating a sandbox, the first command, memory when idle
+
+Both are run from a checkout after ``pip install -e '.[dev]'``; docs/performance.md says how and shows a run. They need
+what users of vpod don't: `qemu-system-riscv64` and PyPI's `ziglang`. Nothing in `vpod` or `vpod_builder` imports them.
+"""
+
+
+class BenchmarkError(Exception):
+    """A benchmark could not be run; the message says what failed and what to do."""
