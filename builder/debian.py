@@ -143,7 +143,8 @@ def verify_release(
         result = pysequoia.verify(data, lambda _ids: list(keys))
         signers = {signature.certificate.lower() for signature in result.valid_sigs}
     except Exception as error:  # pysequoia promises no exception type
-        raise VerificationFailed(f"{where}: its signature does not verify: {error}. Use another mirror.") from error
+        why = str(error).split("\n")[0].rstrip(".")  # the rest is a backtrace of the library's
+        raise VerificationFailed(f"{where}: {why}. Use another mirror.") from error
     if not signers & pinned or result.bytes is None:
         raise VerificationFailed(f"{where}: not signed by a key that vpod trusts (kernels/*.gpg). Use another mirror.")
     fields = deb822.parse(result.bytes.decode("utf-8", "replace").strip("\r\n"), where)

@@ -79,9 +79,12 @@ ssize_t send_from(int fd, enum kind kind, uint32_t id, size_t limit); /* one rea
 
 /* ---- processes: tree.c, exec.c -------------------------------------------------------------------------------- */
 
+enum belonging { UNKNOWN, MEMBER, STRANGER };
+
 struct process {
     pid_t pid, parent;
     char state;
+    enum belonging belonging; /* to the tree that is being looked for */
     unsigned long long started; /* clock ticks since boot: tells two lives of one number apart */
 };
 

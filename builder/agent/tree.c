@@ -70,6 +70,7 @@ static struct table scan(void) {
             table.list = realloc(table.list, table.size * sizeof *table.list);
             if (table.list == NULL) die("memory");
         }
+        table.list[table.count] = (struct process){0};
         if (process_read(dirfd(proc), entry->d_name, &table.list[table.count])) table.count++;
     }
     closedir(proc);
@@ -90,27 +91,32 @@ static bool is_spared(const struct spared *spared, const struct process *process
 
 static bool is_alive(const struct process *process) { return process->state != 'Z' && process->state != 'X'; }
 
-/* Does the chain of parents reach the root without passing a spared process? */
-static bool belongs(const struct table *table, const struct process *process, pid_t root, const struct spared *spared) {
-    for (size_t steps = 0; process != NULL && steps <= table->count; steps++) {
-        if (is_spared(spared, process)) return false;
-        if (process->parent == root) return true;
-        process = find(table, process->parent);
+/* Does the chain of parents reach the root without passing a spared process? Each link is walked once: what it leads
+ * to is written into all of the chain. */
+static bool belongs(const struct table *table, struct process *first, pid_t root, const struct spared *spared) {
+    enum belonging answer = UNKNOWN;
+    size_t steps = 0;
+    struct process *process = first;
+    while (answer == UNKNOWN) {
+        if (process == NULL || steps++ > table->count || is_spared(spared, process)) answer = STRANGER;
+        else if (process->belonging != UNKNOWN) answer = process->belonging;
+        else if (process->parent == root) answer = MEMBER;
+        else process = find(table, process->parent);
     }
-    return false;
+    for (process = first; process != NULL && process->belonging == UNKNOWN; process = find(table, process->parent))
+        process->belonging = answer;
+    return answer == MEMBER;
 }
 
-/* Signals every living member, or only those in no stopped state; returns how many. */
-static size_t signal_members(pid_t root, const struct spared *spared, int number, bool only_running) {
-    struct table table = scan();
+/* Signals every living member of the tree that isn't in `known` yet; returns how many. */
+static size_t tell(struct table *table, const struct table *known, pid_t root, const struct spared *spared, int number) {
     size_t told = 0;
-    for (size_t i = 0; i < table.count; i++) {
-        struct process *process = &table.list[i];
-        if (!is_alive(process) || process->pid == root || !belongs(&table, process, root, spared)) continue;
-        if (only_running && (process->state == 'T' || process->state == 't')) continue;
+    for (size_t i = 0; i < table->count; i++) {
+        struct process *process = &table->list[i], *before = find(known, process->pid);
+        if (!is_alive(process) || process->pid == root || !belongs(table, process, root, spared)) continue;
+        if (before != NULL && before->started == process->started) continue;
         if (kill(process->pid, number) == 0) told++;
     }
-    free(table.list);
     return told;
 }
 
@@ -135,7 +141,10 @@ void spare_free(struct spared *spared) {
 }
 
 size_t tree_signal(pid_t root, const struct spared *spared, int number) {
-    return signal_members(root, spared, number, false);
+    struct table table = scan();
+    size_t told = tell(&table, &(struct table){0}, root, spared, number);
+    free(table.list);
+    return told;
 }
 
 static void real_time(bool on) {
@@ -143,12 +152,20 @@ static void real_time(bool on) {
     sched_setscheduler(0, (on ? SCHED_FIFO : SCHED_OTHER) | SCHED_RESET_ON_FORK, &priority);
 }
 
+/* A stopped process that hasn't run since still counts as running, so what ends the search is finding nobody new; a
+ * fork with a stop pending doesn't happen. */
 size_t tree_end(pid_t root, const struct spared *spared) {
     real_time(true); /* refused outside a guest; then the rounds below do it alone */
     kill(root, SIGSTOP);
-    for (int round = 0; round < FREEZE_ROUNDS; round++)
-        if (signal_members(root, spared, SIGSTOP, true) == 0) break;
-    size_t left = signal_members(root, spared, SIGKILL, false);
+    struct table known = {0}, table = scan();
+    for (int round = 0; round < FREEZE_ROUNDS && tell(&table, &known, root, spared, SIGSTOP) > 0; round++) {
+        free(known.list);
+        known = table;
+        table = scan();
+    }
+    size_t left = tell(&table, &(struct table){0}, root, spared, SIGKILL);
+    free(known.list);
+    free(table.list);
     real_time(false);
     return left;
 }
