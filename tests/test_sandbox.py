@@ -314,6 +314,18 @@ class TestLife:
         assert process.exitcode == 0 and "belongs to the process" in answers.get()
         assert box.commands.run("echo on").stdout == "on"
 
+    def test_a_fork_closes_nothing_that_a_closed_sandbox_once_had(self) -> None:
+        with fake("honest") as closed:
+            pass
+        pipes = [os.pipe() for _ in range(8)]  # they get the numbers that the sandbox had
+        child = os.fork()
+        if child == 0:
+            os._exit(sum(os.write(write, b"x") != 1 for _, write in pipes))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert closed.closed
+        for descriptor in (descriptor for pipe in pipes for descriptor in pipe):
+            os.close(descriptor)
+
     def test_a_worker_outlives_neither_its_caller_nor_a_child_of_it(self) -> None:
         read, write = os.pipe()
         caller = os.fork()

@@ -319,8 +319,9 @@ class Link:
     def _close_descriptors(self) -> None:
         with self._lock:  # so that nobody is about to use them; whoever comes later meets the failure first
             self._socket.close()
-            for descriptor in (self._wake_read, self._wake_write):
-                with contextlib.suppress(OSError):
+            ours, self._wake_read, self._wake_write = (self._wake_read, self._wake_write), -1, -1
+            for descriptor in ours:  # once only: a second time the number may be somebody else's
+                if descriptor >= 0:
                     os.close(descriptor)
 
     def _leave_to_parent(self) -> None:
