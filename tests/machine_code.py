@@ -224,7 +224,7 @@ class Trap:
 class Hart:
     """A `Cpu` with `source` at the start of RAM, PMP open to all modes, and `j .` at both trap vectors."""
 
-    def __init__(self, source: str = "done: j done", *, ram: int = 4 << 20, bus: object = None, **symbols: int) -> None:
+    def __init__(self, source: str = "done: j done", *, ram: int = 4 << 20, bus: RecordingBus | None = None, **symbols: int) -> None:
         self.bus = RecordingBus() if bus is None else bus
         self.cpu = _cpu.Cpu(self.bus, ram)
         self.program = self.load(source, RAM, **symbols)

@@ -58,8 +58,8 @@ def call(hart: Hart, address: int) -> int:
     return hart.x("a0")
 
 
-def paged(level: int = S, **kwargs: int) -> tuple[Hart, PageTables]:
-    hart = Hart(**kwargs)
+def paged(level: int = S, ram: int = 4 << 20) -> tuple[Hart, PageTables]:
+    hart = Hart(ram=ram)
     tables = PageTables(hart).identity().on()
     hart.set(priv=level)
     return hart, tables

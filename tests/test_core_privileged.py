@@ -11,7 +11,22 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from machine_code import CSR, HANDLER, INTERRUPT, ONES, RAM, S_HANDLER, STEP, Hart, M, S, Trap, U, assemble
+from machine_code import (
+    CSR,
+    HANDLER,
+    INTERRUPT,
+    ONES,
+    RAM,
+    S_HANDLER,
+    STEP,
+    Hart,
+    M,
+    RecordingBus,
+    S,
+    Trap,
+    U,
+    assemble,
+)
 
 from vpod import _cpu
 
@@ -794,7 +809,7 @@ def test_where_no_device_answers_there_is_an_access_fault() -> None:
 
 
 def test_an_error_of_the_bus_leaves_the_instruction_undone() -> None:
-    class Broken:
+    class Broken(RecordingBus):
         def read(self, address: int, size: int) -> int:
             raise RuntimeError("the device broke")
 
