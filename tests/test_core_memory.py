@@ -385,6 +385,33 @@ def test_satp_takes_effect_at_once() -> None:
     assert hart.step("ld a1, 0(a0)") is None and hart.x("a1") == 3
 
 
+@pytest.mark.parametrize("rights", ["vrwad", "vrwuad"])
+@pytest.mark.parametrize("level", [0, 1])
+def test_an_address_space_sees_its_own_pages_without_a_fence(rights: str, level: int) -> None:
+    """Two ASIDs may alternate in satp and never be fenced: "Supervisor Address Translation and Protection Register"."""
+    hart = Hart(ram=16 << 20)
+    spaces = [PageTables(hart, RAM + at).identity("vrwxgad") for at in (0x10_0000, 0x18_0000)]
+    for number, tables in enumerate(spaces):
+        tables.map(VA, RAM + (4 + number) * 0x20_0000, rights, level)
+        hart.store(RAM + (4 + number) * 0x20_0000, number + 1)
+    hart.csr(mstatus=SUM).set(priv=S, a0=VA)
+    for number in (0, 1, 0, 1):
+        hart.set(a2=spaces[number].satp | (number + 7) << 44).step("csrw satp, a2")
+        assert hart.step("ld a1, 0(a0)") is None and hart.x("a1") == number + 1
+
+
+@pytest.mark.parametrize("asid, seen", [(7, 2), (8, 1)])
+def test_a_fence_of_one_asid(asid: int, seen: int) -> None:
+    """Its own pages are renewed; a fence of another address space may leave them, and here does."""
+    hart = Hart(ram=16 << 20)
+    tables = PageTables(hart).identity("vrwxgad").map(VA, DATA, "vrwuad")
+    hart.store(DATA, 1).store(DATA + 0x1000, 2).csr(satp=tables.satp | 7 << 44, mstatus=SUM).set(priv=S, a0=VA, a2=asid)
+    assert hart.step("ld a1, 0(a0)") is None
+    tables.map(VA, DATA + 0x1000, "vrwuad")
+    assert hart.step("sfence.vma zero, a2") is None
+    assert hart.step("ld a1, 0(a0)") is None and hart.x("a1") == seen
+
+
 def test_rights_are_taken_away() -> None:
     hart, tables = paged(S, "vrwxad")
     for source in ("ld a1, 0(a0)", "sd a1, 0(a0)"):

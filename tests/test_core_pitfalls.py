@@ -296,8 +296,9 @@ def test_code_that_is_remapped_while_hot(va: int, fence: str) -> None:
     hart, tables = paged()
     hart.cpu.write(CODE, returning(1))
     hart.cpu.write(CODE + PAGE, returning(2))
-    hart.set(a2=va, a3=tables.satp)
+    hart.set(a2=va)
     for turn in range(6):
+        hart.set(a3=tables.satp | turn + 1 << 44)  # another address space: the same one need not be looked up anew
         tables.map(va, CODE + PAGE * (turn % 2), "vrxad")
         assert hart.step(fence) is None
         for _ in range(3):

@@ -119,8 +119,12 @@ cdef inline Block* fetch_apart(Hart* h, uint64_t pc) noexcept nogil:
     cdef uint64_t pa
     cdef uint8_t code[4]
     cdef uint32_t at = 0, size = 2
+    cdef TlbEntry* e
     while at < size:
-        if not translate(h, pc + at, EXECUTE, fetch_mode(h), 2, &pa):
+        e = &h.tlb[fetch_mode(h)][((pc + at) >> PAGE_SHIFT) & (TLB_SIZE - 1)]
+        if likely(e.exec_tag == (pc + at) & ~<uint64_t>(PAGE_SIZE - 1)):
+            pa = e.addend + pc + at - <uint64_t>h.ram + RAM_BASE
+        elif not translate(h, pc + at, EXECUTE, fetch_mode(h), 2, &pa):
             return NULL                                  # the trap's value is the parcel's address, its epc will be pc
         if not in_ram(h, pa, 2):
             access_fault(h, pc + at, EXECUTE)

@@ -22,18 +22,21 @@ cdef inline JumpEntry* jump_entry(Hart* h, uint64_t pc) noexcept nogil:
 
     A table for each privilege: no bit of a pc is free to hold it, since a guest may jump to any address, canonical or not.
     """
-    return &h.jump[h.priv][((pc >> PAGE_SHIFT) & 31) << 6 | ((pc >> 1) ^ (pc >> 7)) & 63]
+    return &h.jump[h.priv][((pc >> PAGE_SHIFT) & 63) << 6 | ((pc >> 1) ^ (pc >> 7)) & 63]
+
+cdef inline void jump_flush_mode(Hart* h, uint32_t priv) noexcept nogil:
+    if h.jumped >> priv & 1:
+        memset(h.jump[priv], 0xff, sizeof(h.jump[priv]))
+        h.jumped &= ~(<uint32_t>1 << priv)
 
 cdef inline void jump_flush(Hart* h) noexcept nogil:
-    cdef uint32_t priv
-    for priv in range(PRIV_M + 1):
-        if h.jumped >> priv & 1:
-            memset(h.jump[priv], 0xff, sizeof(h.jump[priv]))
-    h.jumped = 0
+    jump_flush_mode(h, PRIV_U)
+    jump_flush_mode(h, PRIV_S)
+    jump_flush_mode(h, PRIV_M)
 
 cdef inline void jump_flush_page(Hart* h, uint64_t va) noexcept nogil:
-    memset(&h.jump[PRIV_U][((va >> PAGE_SHIFT) & 31) << 6], 0xff, 64 * sizeof(JumpEntry))
-    memset(&h.jump[PRIV_S][((va >> PAGE_SHIFT) & 31) << 6], 0xff, 64 * sizeof(JumpEntry))
+    memset(&h.jump[PRIV_U][((va >> PAGE_SHIFT) & 63) << 6], 0xff, 64 * sizeof(JumpEntry))
+    memset(&h.jump[PRIV_S][((va >> PAGE_SHIFT) & 63) << 6], 0xff, 64 * sizeof(JumpEntry))
 
 
 # ---- the blocks' places -----------------------------------------------------------------------------------------

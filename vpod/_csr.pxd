@@ -93,12 +93,15 @@ cdef inline void write_mstatus(Hart* h, uint64_t value, uint64_t mask) noexcept 
     update_mode(h)
 
 cdef inline void write_satp(Hart* h, uint64_t value) noexcept nogil:
-    """A write with an unsupported mode has no effect at all. ASIDLEN is 0."""
+    """A write with an unsupported mode has no effect at all. ASIDLEN is 16: of what is cached, only global mappings stay."""
     cdef uint64_t mode = value >> 60
     if mode != 0 and mode != 8:
         return
-    h.satp = mode << 60 | (value & PPN_MASK)
-    tlb_flush(h)
+    if mode != h.satp >> 60:
+        tlb_flush(h)
+    elif value != h.satp:
+        tlb_flush_local(h)
+    h.satp = value
 
 cdef inline void write_pmpcfg(Hart* h, uint32_t first, uint64_t value) noexcept nogil:
     cdef uint32_t n

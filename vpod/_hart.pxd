@@ -46,7 +46,7 @@ cdef enum:
     PAGE_SIZE = 4096
     TLB_SIZE = 256
     TLB_MODES = 4              # U, S, S with SUM, M (and every bare access)
-    JUMP_SIZE = 2048
+    JUMP_SIZE = 4096
     PMP_ENTRIES = 16
     X0_SINK = 32
 
@@ -154,8 +154,9 @@ cdef struct Hart:
     TlbEntry tlb[TLB_MODES][TLB_SIZE]
     TlbEntry* data_tlb         # the array for loads and stores in the present mode
     uint32_t data_mode         # its index
-    uint64_t super_low         # virtual range in which superpages were cached: an sfence.vma of one address there
-    uint64_t super_high        #   empties everything
+    uint64_t super_low[2]      # virtual ranges, of the lower and the upper half, in which superpages were cached: an
+    uint64_t super_high[2]     #   sfence.vma of one address there empties everything
+    uint32_t local_supervisor  # a supervisor page that is not global was cached: it ends with its address space
     uint64_t pmp_low[PMP_ENTRIES]      # inclusive ranges of the PMP entries, from their registers
     uint64_t pmp_high[PMP_ENTRIES]
     uint32_t pmp_active        # entries up to the last that is not off

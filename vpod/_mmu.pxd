@@ -13,7 +13,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from vpod._hart cimport *
-from vpod._code cimport code_written, jump_flush, jump_flush_page
+from vpod._code cimport code_written, jump_flush, jump_flush_mode, jump_flush_page
 
 cdef enum Access:
     READ = 1                   # the values are PMP's and, shifted by one, the PTE's permission bits
@@ -32,6 +32,7 @@ cdef enum:                     # bits of a page-table entry
     PTE_W = 1 << 2
     PTE_X = 1 << 3
     PTE_U = 1 << 4
+    PTE_G = 1 << 5
     PTE_A = 1 << 6
     PTE_D = 1 << 7
 
@@ -158,14 +159,24 @@ cdef inline void update_mode(Hart* h) noexcept nogil:
 
 cdef inline void tlb_flush(Hart* h) noexcept nogil:
     memset(h.tlb, 0xff, sizeof(h.tlb))
-    h.super_low = NONE
-    h.super_high = 0
+    h.super_low[0] = h.super_low[1] = NONE
+    h.super_high[0] = h.super_high[1] = 0
+    h.local_supervisor = 0
     jump_flush(h)
+
+cdef inline void tlb_flush_local(Hart* h) noexcept nogil:
+    """Forget what belongs to one address space: all but global mappings, which no user page may be counted among."""
+    if h.local_supervisor:
+        tlb_flush(h)
+        return
+    memset(h.tlb[MODE_U], 0xff, sizeof(h.tlb[MODE_U]))
+    memset(h.tlb[MODE_S_SUM], 0xff, sizeof(h.tlb[MODE_S_SUM]))
+    jump_flush_mode(h, PRIV_U)
 
 cdef inline void tlb_flush_page(Hart* h, uint64_t va) noexcept nogil:
     """For sfence.vma with an address. Superpages are cached a page at a time, so an address among them empties all."""
     cdef int mode
-    if h.super_low <= va <= h.super_high:
+    if h.super_low[va >> 63] <= va <= h.super_high[va >> 63]:
         tlb_flush(h)
         return
     for mode in range(MODE_M):
@@ -208,7 +219,8 @@ cdef inline bint walk(Hart* h, uint64_t va, uint32_t access, uint32_t mode, uint
     """Sv39, privileged specification "Virtual Address Translation Process"; steps are numbered as there."""
     cdef uint64_t table = (h.satp & PPN_MASK) << PAGE_SHIFT
     cdef uint64_t pte, pte_at, offset_mask
-    cdef uint32_t level = 2, shift
+    cdef uint32_t level = 2, shift, half = va >> 63
+    cdef uint64_t globally = 0
     cdef bint user = mode == MODE_U
     if <uint64_t>((<int64_t>(va << 25)) >> 25) != va:             # bits 63–39 must equal bit 38
         return page_fault(h, va, access)
@@ -220,6 +232,7 @@ cdef inline bint walk(Hart* h, uint64_t va, uint32_t access, uint32_t mode, uint
         pte = (<uint64_t*>(h.ram + (pte_at - RAM_BASE)))[0]
         if not pte & PTE_V or pte & (PTE_R | PTE_W) == PTE_W or pte >> 54:    # step 3; no Svnapot, no Svpbmt
             return page_fault(h, va, access)
+        globally |= pte & PTE_G                                   # of a pointer: for all below it
         if pte & (PTE_R | PTE_X):
             break
         if pte & (PTE_A | PTE_D | PTE_U) or level == 0:           # reserved in a pointer to the next level
@@ -252,10 +265,12 @@ cdef inline bint walk(Hart* h, uint64_t va, uint32_t access, uint32_t mode, uint
     if not pte & PTE_D:
         rights[0] &= ~<uint32_t>WRITE                             # a clean page is arranged to miss
     if level:
-        if va < h.super_low:
-            h.super_low = va & ~offset_mask
-        if (va | offset_mask) > h.super_high:
-            h.super_high = va | offset_mask
+        if va < h.super_low[half]:
+            h.super_low[half] = va & ~offset_mask
+        if (va | offset_mask) > h.super_high[half]:
+            h.super_high[half] = va | offset_mask
+    if mode == MODE_S and not globally:
+        h.local_supervisor = 1
     pa[0] = ((pte >> 10) << PAGE_SHIFT) | (va & offset_mask)
     return 1
 

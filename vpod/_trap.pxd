@@ -134,6 +134,8 @@ cdef inline bint sfence_vma(Hart* h, Insn* i) noexcept nogil:
         return raise_trap(h, CAUSE_ILLEGAL, 0)
     if i.rs1:
         tlb_flush_page(h, h.x[i.rs1])
-    else:
+    elif i.rs2 == 0:
         tlb_flush(h)
+    elif h.x[i.rs2] & 0xffff == h.satp >> 44 & 0xffff:     # another address space has nothing here: satp writes see to that
+        tlb_flush_local(h)
     return 1
