@@ -1,8 +1,4 @@
-"""Real guests: the SDK and the command line on a snapshot that ``vpod-build`` made, as users meet them.
-
-Uses ``VPOD_SNAPSHOT``, or any snapshot that is on this machine; skipped where there is none, since building one takes
-the network and minutes. Those that need Python take one that has it.
-"""
+"""Real guests: the SDK and the command line on snapshots that ``vpod-build`` made (`conftest`), as users meet them."""
 
 from __future__ import annotations
 
@@ -22,25 +18,14 @@ import pytest
 
 import vpod
 from tests.sandboxes import ends
-from vpod import Sandbox, snapshots
+from vpod import Sandbox
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def _found(python: bool) -> str:
-    chosen = os.environ.get("VPOD_SNAPSHOT")
-    if chosen and not python:
-        return os.path.abspath(chosen)
-    for row in snapshots.local():
-        if not row["damaged"] and (row["has_python"] or not python):
-            return str(row["path"])
-    kind = "with Python " if python else ""
-    pytest.skip(f"no snapshot {kind}on this machine; vpod-build {'debian-13' if python else 'alpine-3.23'} makes one")
-
-
 @pytest.fixture(scope="module")
-def path() -> str:
-    return _found(python=False)
+def path(alpine: str) -> str:
+    return alpine
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +35,8 @@ def box(path: str) -> Iterator[Sandbox]:
 
 
 @pytest.fixture(scope="module")
-def python_box() -> Iterator[Sandbox]:
-    with Sandbox.create(_found(python=True)) as box:
+def python_box(debian: str) -> Iterator[Sandbox]:
+    with Sandbox.create(debian) as box:
         yield box
 
 
@@ -205,8 +190,6 @@ class TestPython:
         assert python_box.code.run("kept").result == "1"
 
     def test_a_snapshot_without_it_names_those_that_have(self, box: Sandbox) -> None:
-        if box.python:
-            pytest.skip("the snapshot used has Python")
         with pytest.raises(vpod.PythonNotAvailable, match="debian:13"):
             box.code.run("1")
 
