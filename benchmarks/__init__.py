@@ -10,6 +10,16 @@ Both are run from a checkout after ``pip install -e '.[dev]'``; docs/performance
 what users of vpod don't: `qemu-system-riscv64` and PyPI's `ziglang`. Nothing in `vpod` or `vpod_builder` imports them.
 """
 
+__all__ = ["BenchmarkError", "count"]
+
 
 class BenchmarkError(Exception):
     """A benchmark could not be run; the message says what failed and what to do."""
+
+
+def count(text: str) -> int:
+    """A command line's whole number from 1 to 10,000; `ValueError` for anything else."""
+    number = int(text)
+    if not 1 <= number <= 10_000:
+        raise ValueError(text)
+    return number

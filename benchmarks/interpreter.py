@@ -28,7 +28,7 @@ from rich.console import Console
 from vpod_builder.progress import Report
 from vpod_builder.recipe import memory_size
 
-from benchmarks import BenchmarkError
+from benchmarks import BenchmarkError, count
 from benchmarks.engines import QEMU as QEMU_PROGRAM
 from benchmarks.engines import Samples, qemu_version, run_native, run_qemu, run_vpod
 from benchmarks.guest import Guest, Inputs
@@ -93,7 +93,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         "python -m benchmarks.interpreter", description="vpod's interpreter beside QEMU's TCG."
     )
-    made.add_argument("--rounds", type=_positive, default=3, metavar="N", help="how often each engine runs all (3)")
+    made.add_argument("--rounds", type=count, default=3, metavar="N", help="how often each engine runs all (3)")
     made.add_argument("--only", action="append", default=[], metavar="NAME", help="this program; may be repeated")
     made.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured there too")
     made.add_argument("--memory", type=memory_size, default=512 << 20, metavar="SIZE", help="of the guest (512M)")
@@ -103,13 +103,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--firmware", type=Path, metavar="FILE", help="an fw_dynamic.bin instead of Debian's OpenSBI")
     made.add_argument("--rootfs", type=Path, metavar="FILE", help="a tarball instead of Alpine's minirootfs")
     return made
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= 1000:
-        raise ValueError(text)
-    return number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,7 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks/ is no part of what is installed
 
-from benchmarks import BenchmarkError, engines, interpreter
+from benchmarks import BenchmarkError, engines, interpreter, start
 from benchmarks import programs as table
 from benchmarks.listener import MAX_LINE, Listener, Meters, Sample
 from benchmarks.programs import PROGRAMS, by_name, chosen, digest
@@ -258,3 +258,69 @@ def test_the_command_says_what_it_lacks(capsys: pytest.CaptureFixture[str]) -> N
     assert "there is no program nothing" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         interpreter.main(["--rounds", "0"])
+
+
+# benchmarks.start
+
+SMAPS = """\
+7f0000000000-7f0010000000 rw-p 00000000 08:01 1234                       /home/x/expanded/ab.ram
+Size:             262144 kB
+Rss:               20000 kB
+Private_Clean:     17000 kB
+Private_Dirty:      3000 kB
+Anonymous:          3000 kB
+VmFlags: rd wr mr mw me ac sd
+7f0020000000-7f0020001000 r-xp 00000000 08:01 99                         /usr/lib/libc.so.6
+Rss:                1500 kB
+Anonymous:             0 kB
+7ffc00000000-7ffc00021000 rw-p 00000000 00:00 0                          [stack]
+Rss:                 100 kB
+Anonymous:           100 kB
+7ffc00030000-7ffc00031000 rw-p 00000000 00:00 0
+Rss:                   4 kB
+Anonymous:             4 kB
+"""
+
+
+@pytest.mark.parametrize("suffix", ["", " (deleted)"])
+def test_clean_pages_of_the_snapshot_are_not_the_workers_own(suffix: str) -> None:
+    smaps = SMAPS.replace("ab.ram", "ab.ram" + suffix)
+    resident, beyond, written = start.memory(smaps, "/home/x/expanded/ab.ram")
+    assert (resident >> 10, beyond >> 10, written >> 10) == (21604, 4604, 3000)
+    assert start.memory(smaps, "/home/x/expanded/other.ram") == (resident, resident, 0)
+
+
+def test_a_limit_is_for_the_median() -> None:
+    assert start.Figure("s", "w", "ms", (1.0, 2.0, 300.0), limit=100.0).kept
+    assert not start.Figure("s", "w", "ms", (1.0, 200.0, 300.0), limit=100.0).kept
+    assert start.Figure("s", "w", "ms", (5.0,)).kept
+    assert start.table([start.Figure("s", "w", "ms", (200.0,), 100.0)]).row_count == 1
+
+
+def test_every_call_is_timed() -> None:
+    calls: list[int] = []
+    assert len(start.timed(4, lambda: calls.append(1))) == len(calls) == 4
+
+
+def test_a_build_that_fetched_is_made_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    target, downloads = tmp_path / "x.snap", iter([set(), {"sha256-1"}])
+    builds: list[str] = []
+
+    def build_once(recipe: str, target: Path) -> float:
+        builds.append(recipe)
+        target.write_bytes(bytes(2_000_000))
+        return float(len(builds))
+
+    monkeypatch.setattr(start, "_downloads", lambda: next(downloads))
+    monkeypatch.setattr(start, "_build_once", build_once)
+    time, size = start.build("alpine-3.23", target)
+    assert builds == ["alpine-3.23"] * 2 and (time.values, size.values) == ((2.0,), (2.0,))
+    assert (time.limit, size.limit) == (60.0, 40.0)
+
+
+def test_an_empty_home_is_told_what_to_build(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VPOD_HOME", str(tmp_path))
+    assert start.main([]) == 125
+    assert "pass --build alpine-3.23" in capsys.readouterr().err
