@@ -57,10 +57,7 @@ class Guest:
                     self.wire(wire.STATS, b'{"instructions": 42}')
             data = self.socket.recv(1 << 18)
             if not data:
-                for process in self.processes.values():
-                    with contextlib.suppress(ProcessLookupError):
-                        os.killpg(process.pid, signal.SIGKILL)
-                os._exit(0)
+                self.end()
             frames = reader.feed(data)
 
     def pass_on(self, agent: str) -> None:
@@ -89,8 +86,17 @@ class Guest:
         os._exit(0)
 
     def wire(self, kind: int, payload: bytes = b"") -> None:
-        with self.lock:
-            self.socket.sendall(wire.encode(kind, payload))
+        try:
+            with self.lock:
+                self.socket.sendall(wire.encode(kind, payload))
+        except OSError:  # the caller has gone
+            self.end()
+
+    def end(self) -> None:
+        for process in self.processes.values():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        os._exit(0)
 
     def say(self, kind: Kind, id: int, payload: bytes = b"") -> None:
         self.wire(wire.AGENT, frame(kind, id, payload))

@@ -103,12 +103,15 @@ def _worker() -> _Answer:
 
     began = time.perf_counter()
     link = Link()
+    answer: object
     try:
         inbox: queue.SimpleQueue[object] = queue.SimpleQueue()
         link.open(inbox.put)
         with tempfile.TemporaryFile() as nothing:
             link.start(b"", nothing.fileno())
         answer = inbox.get(timeout=30)
+    except WorkerDied as error:  # before it could even be asked
+        answer = error
     finally:
         link.close()
     if isinstance(answer, WorkerDied) and "SnapshotDamaged" in str(answer):
