@@ -72,10 +72,10 @@ class Kernel:
 
 def describe(key: str) -> Description:
     """Read and check `kernels/KEY.toml`. Raises `BuildError` naming file and field."""
-    path = kernel_folder.folder() / f"{key}.toml"
-    if not path.is_file():
-        known = ", ".join(sorted(each.stem for each in path.parent.glob("*.toml")))
-        raise BuildError(f"there is no kernel {key!r} in {path.parent}; those there are: {known}")
+    known = {path.stem: path for path in kernel_folder.folder().glob("*.toml")}
+    if key not in known:
+        raise BuildError(f"there is no kernel {key!r} in kernels/; those there are: {', '.join(sorted(known))}")
+    path = known[key]
     table, _ = read_toml(path)
     reader = Reader(table, path.name)
     kernel, firmware, modules = (reader.part(part) for part in ("kernel", "firmware", "modules"))

@@ -82,6 +82,7 @@ def ar_of(*members: tuple[str, bytes]) -> bytes:
 
 def deb_of(control: str, *members: tuple[str, Any], **scripts: str) -> bytes:
     """A Debian package; `scripts` are further control files (`postinst="…"`)."""
+    scripts.setdefault("md5sums", "")
     inner = tar_of(("./control", control.encode()), *((f"./{name}", text.encode()) for name, text in scripts.items()))
     outer = tar_of(("./", folder()), *members)
     parts = ("control.tar.gz", gzip.compress(inner)), ("data.tar.gz", gzip.compress(outer))
