@@ -2,7 +2,7 @@
  *
  * Why it exists: the guest's whole root file system is an initramfs; there is no other init in it.
  * Order: file systems, console, modules of /etc/vpod/modules (the console port's driver may be one of them), host name,
- * loopback, agent. An agent that dies is started again. busybox's `poweroff`, `halt` and `reboot` tell PID 1 by SIGUSR2,
+ * loopback, a limit on the number of tasks, agent. An agent that dies is started again. busybox's `poweroff`, `halt` and `reboot` tell PID 1 by SIGUSR2,
  * SIGUSR1 and SIGTERM; a halt is a power-off here, since nobody could ever wake the machine again.
  * Invariant: it says nothing unless something is wrong; no step that fails stops the ones after it.
  */
@@ -19,6 +19,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysinfo.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -96,6 +97,20 @@ static void raise_loopback(void) {
     if (fd >= 0) close(fd);
 }
 
+/* The kernel allows as many tasks as their stacks fit into an eighth of memory; a fork bomb's processes need ten times
+ * that and would choke the machine before the limit. A task for each 256 KiB leaves the agent room to end them. */
+static void limit_tasks(void) {
+    struct sysinfo info;
+    FILE *limit = fopen("/proc/sys/kernel/threads-max", "we");
+    if (limit == NULL || sysinfo(&info) < 0) {
+        complain("threads-max");
+        return;
+    }
+    unsigned long most = (unsigned long)((uint64_t)info.totalram * info.mem_unit >> 18);
+    fprintf(limit, "%lu\n", most < 256 ? 256 : most);
+    fclose(limit);
+}
+
 static pid_t start_agent(void) {
     pid_t pid = fork();
     if (pid != 0) {
@@ -133,6 +148,7 @@ int init_main(void) {
     load_modules();
     set_host_name();
     raise_loopback();
+    limit_tasks();
     setenv("PATH", session_path, 1);
     pid_t agent = start_agent();
     for (;;) {
