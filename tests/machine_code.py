@@ -13,6 +13,7 @@ text. `Hart` wraps `vpod._cpu.Cpu`. Invariants: no run is unbounded (each has an
 
 from __future__ import annotations
 
+import functools
 import re
 import struct
 from collections.abc import Mapping
@@ -85,9 +86,9 @@ def assemble(source: str, base: int = RAM, **symbols: int) -> Program:
     """
     lines = [part.strip() for line in source.splitlines() for part in line.split("#")[0].split(";")]
     names: dict[str, int] = {**CSR, **symbols}
-    code = b""
+    code = bytearray()
     for last in (False, True):  # sizes don't depend on labels, so two passes are enough
-        code = b""
+        code.clear()
         for line in lines:
             while found := re.match(r"(\w+):\s*", line):
                 names[found[1]] = base + len(code)
@@ -97,13 +98,13 @@ def assemble(source: str, base: int = RAM, **symbols: int) -> Program:
                     code += _line(line, base + len(code), names, last)
                 except (ValueError, SyntaxError, TypeError) as error:
                     raise ValueError(f"{line!r}: {error}") from error
-    return Program(base, code, names)
+    return Program(base, bytes(code), names)
 
 
 def _value(text: str, pc: int, names: Mapping[str, int], last: bool) -> int:
     text = re.sub(r"(?<![\w.])\.(?!\w)", str(pc), text.strip())
     try:
-        return int(eval(text, {"__builtins__": {}}, dict(names)))
+        return int(eval(text, {"__builtins__": {}}, names))
     except NameError:
         if last:
             raise ValueError(f"nothing is called {text}") from None
@@ -166,6 +167,7 @@ def _instruction(name: str, text: str, pc: int, names: Mapping[str, int], last: 
     return word(name, **operands)
 
 
+@functools.cache
 def word(name: str, **operands: int | str) -> bytes:
     """The bytes of one instruction: `vpod.disasm.encode`, in memory order."""
     return disasm.encode(name, **operands).to_bytes(isa.BY_NAME[name].length, "little")
@@ -224,7 +226,9 @@ class Trap:
 class Hart:
     """A `Cpu` with `source` at the start of RAM, PMP open to all modes, and `j .` at both trap vectors."""
 
-    def __init__(self, source: str = "done: j done", *, ram: int = 4 << 20, bus: RecordingBus | None = None, **symbols: int) -> None:
+    def __init__(
+        self, source: str = "done: j done", *, ram: int = 4 << 20, bus: RecordingBus | None = None, **symbols: int
+    ) -> None:
         self.bus = RecordingBus() if bus is None else bus
         self.cpu = _cpu.Cpu(self.bus, ram)
         self.program = self.load(source, RAM, **symbols)
