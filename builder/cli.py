@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     line.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the snapshot there, not in VPOD_HOME")
     line.add_argument("--memory", metavar="SIZE", help="the machine's memory, such as 512M (the recipe's if not given)")
     line.add_argument("--rootfs", type=Path, metavar="FILE", help="use this tar archive as the root filesystem")
-    line.add_argument("--mirror", metavar="URL", help="the mirror: Debian's, or Alpine's for --add there")
+    line.add_argument("--mirror", metavar="URL", help="the mirror: Debian's or Alpine's, as the recipe asks")
     line.add_argument("--add", action="append", default=[], metavar="PKG", help="install this package too (repeatable)")
     line.add_argument("--run", action="append", default=[], metavar="CMD", help="run this in the machine at last")
     line.add_argument("--publish", type=Path, metavar="DIR", help="also put it into a catalogue for a web server")

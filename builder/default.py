@@ -36,7 +36,7 @@ def default_recipe(fetcher: Fetcher, *, mirror: str | None = None) -> Choice:
     try:
         if recipe.rootfs is None:
             raise BuildError(f"{PREFERRED}: has no [rootfs]")
-        site = alpine.reachable(fetcher, tarball_tree(recipe.rootfs, fetcher), mirror=mirror)
+        site = alpine.reachable(fetcher, tarball_tree(recipe.rootfs, fetcher, mirror), mirror=mirror)
     except SourceUnreachable as error:
         reason = next((line.strip() for line in str(error).splitlines() if line.startswith("  ")), str(error))
         return Choice(OTHERWISE, f"Alpine's sites cannot be reached ({reason}), and without them Alpine has no Python")

@@ -80,7 +80,7 @@ def assemble(recipe: Recipe, fetcher: Fetcher, options: Options) -> Image:
             archive = Archive(fetcher, suite=wanted.suite, components=wanted.components, mirror=debian_mirror)
         _debian(image, archive, wanted, options.add, fetcher)
     elif recipe.rootfs is not None:
-        image.tree = tarball_tree(recipe.rootfs, fetcher)
+        image.tree = tarball_tree(recipe.rootfs, fetcher, options.mirror)
         image.sources.append(f"{recipe.rootfs.file} {recipe.rootfs.digest}")
     packages = recipe.apk if options.rootfs is None else ()
     if wanted is None and (packages or options.add):
@@ -92,9 +92,15 @@ def assemble(recipe: Recipe, fetcher: Fetcher, options: Options) -> Image:
     return image
 
 
-def tarball_tree(tarball: Tarball, fetcher: Fetcher) -> Tree:
-    """A released root filesystem as it is, its digest pinned in the recipe."""
-    urls = tuple(f"{url.rstrip('/')}/{tarball.file}" for url in tarball.urls)
+def tarball_tree(tarball: Tarball, fetcher: Fetcher, mirror: str | None = None) -> Tree:
+    """A released root filesystem as it is, its digest pinned in the recipe.
+
+    `mirror` is tried first: a folder laid out as the distribution's own, `v3.23/releases/riscv64/FILE` in it.
+    """
+    folders = [url.rstrip("/") for url in tarball.urls]
+    if mirror is not None:
+        folders = ["/".join([mirror.rstrip("/"), *folder.split("/")[-3:]]) for folder in folders] + folders
+    urls = tuple(f"{folder}/{tarball.file}" for folder in folders)
     (path,) = fetcher.fetch_all([Wanted(tarball.file, urls, tarball.digest)], tarball.file)
     tree = Tree()
     _unpack_tar(tree, path, tarball.file)

@@ -173,7 +173,7 @@ class Fetcher:
             data = kept.read_bytes()
             check(data)
             return data
-        raise SourceUnreachable(_unreachable(name, tried, self.offline))
+        raise SourceUnreachable(_unreachable(name, tried, self.offline, by_name=False))
 
     def _read_small(self, url: str, limit: int) -> bytes:
         local = _local(url)
@@ -372,14 +372,16 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _unreachable(name: str, tried: Sequence[str], offline: bool) -> str:
-    """The message that lists what was tried and what would help."""
+def _unreachable(name: str, tried: Sequence[str], offline: bool, *, by_name: bool = True) -> str:
+    """The message that lists what was tried and what would help; `by_name`: `VPOD_SOURCES` may have the file."""
     lines = [f"{name} could not be had. Tried:", *(f"  {each}" for each in tried)]
     if not tried:
         lines[0] = f"{name} could not be had: there is no place to look for it."
     if offline:
-        lines.append("VPOD_OFFLINE is set: unset it, or put the file into a folder named in VPOD_SOURCES.")
+        lines.append("VPOD_OFFLINE is set: unset it, or name a mirror on this computer (--mirror file:///FOLDER).")
     else:
-        lines.append("What helps: a network that reaches one of these, a mirror (--mirror URL), or, in VPOD_SOURCES, a")
-        lines.append(f"folder or URL that has {name.rsplit('/', 1)[-1]}.")
+        lines.append("What helps: a network that reaches one of these, or a mirror that can be reached (--mirror URL).")
+    if by_name:
+        base = name.rsplit("/", 1)[-1]
+        lines.append(f"Or get {base} in another way, and name its folder in VPOD_SOURCES.")
     return "\n".join(lines)

@@ -129,7 +129,7 @@ def test_an_unreachable_source_is_125_and_lists_what_was_tried(
     monkeypatch.setenv("VPOD_DEBIAN_MIRROR", "http://127.0.0.1:9/debian")
     assert cli.main(["alpine-3.23"]) == 125
     captured = capsys.readouterr()
-    assert "127.0.0.1:9/debian/dists/trixie/InRelease" in captured.err and "VPOD_SOURCES" in captured.err
+    assert "127.0.0.1:9/debian/dists/trixie/InRelease" in captured.err and "--mirror" in captured.err
     assert captured.out == "" and not list((tmp_path / "snapshots").glob("*.snap"))
 
 
