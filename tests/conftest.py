@@ -12,14 +12,15 @@ Example::
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests import real_snapshots
 from tests.real_snapshots import Made, Unavailable
+from vpod import Sandbox
 
-_NEEDS_GUEST = {"alpine_build", "first_run"}
+_NEEDS_GUEST = {"alpine_build", "first_run", "snapshot"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -79,3 +80,23 @@ def debian_build(first_run: Made, pytestconfig: pytest.Config) -> Made:
 def debian(debian_build: Made) -> str:
     """The path of the ``debian:13`` snapshot, which is also known by that name."""
     return str(debian_build.path)
+
+
+@pytest.fixture(scope="session", params=["alpine", "debian"])
+def snapshot(request: pytest.FixtureRequest) -> str:
+    """Each of them in turn: two C libraries, and two shells for the session (busybox's and bash)."""
+    return str(request.getfixturevalue(request.param))
+
+
+@pytest.fixture(scope="module")
+def box(snapshot: str) -> Iterator[Sandbox]:
+    """A sandbox that a module's tests share, of each snapshot in turn."""
+    with Sandbox.create(snapshot) as box:
+        yield box
+
+
+@pytest.fixture(scope="module")
+def debian_box(debian: str) -> Iterator[Sandbox]:
+    """A sandbox with Python that a module's tests share."""
+    with Sandbox.create(debian) as box:
+        yield box
