@@ -33,7 +33,7 @@ FLAGS = ("-O2", "-std=gnu11", "-ffp-contract=off", "-Wall", "-Wextra")
 TARGET, CPU = "riscv64-linux-musl", "generic_rv64+m+a+f+d+c"
 TOOLS = ("stopwatch", "text")  # of programs/, beside what is measured
 TEXT = "text.txt"  # what sha256sum and gzip read
-TEXT_MEBIBYTES = 64
+TEXT_MEBIBYTES = 16
 
 
 @dataclass(frozen=True)

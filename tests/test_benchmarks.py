@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import shutil
 import subprocess
-import sys
 import zlib
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent.parent))  # benchmarks/ is no part of what is installed
 
 from benchmarks import BenchmarkError, engines, interpreter, start
 from benchmarks import programs as table
 from benchmarks.listener import MAX_LINE, Listener, Meters, Sample
 from benchmarks.programs import PROGRAMS, by_name, chosen, digest
 from benchmarks.report import NATIVE, QEMU, VPOD, Result, Row, geometric_mean, row
+from tests.real_snapshots import Made
 
 COMPILED = [program for program in PROGRAMS if program.compiled]
 BYTES = bytes(number * 7 & 255 for number in range(1 << 16))  # what crc.c and keccak.c work on
@@ -324,3 +323,39 @@ def test_an_empty_home_is_told_what_to_build(
     monkeypatch.setenv("VPOD_HOME", str(tmp_path))
     assert start.main([]) == 125
     assert "pass --build alpine-3.23" in capsys.readouterr().err
+
+
+# Whole runs
+
+CROSS = "riscv64-linux-gnu-gcc"
+
+
+@pytest.mark.skipif(not shutil.which(engines.QEMU), reason=f"{engines.QEMU} is not installed")
+@pytest.mark.skipif(not shutil.which(CROSS), reason=f"{CROSS} is not installed")
+def test_every_engine_gives_the_same_answers(
+    alpine_build: Made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With GNU's compiler instead of ziglang's, which only those who measure need; `alpine_build` has the sources."""
+    monkeypatch.setattr(interpreter, "guest_compiler", lambda: [CROSS, "-static", *table.FLAGS])
+    path = tmp_path / "result.json"
+    assert interpreter.main(["--rounds", "1", "--only", "nbody", "--only", "sh", "--json", str(path)]) == 0
+    assert "geometric mean" in capsys.readouterr().out
+    record = json.loads(path.read_text())
+    for each in record["rows"]:
+        assert each["error"] is None and each["ratio"] > 0 and each["instructions"] > 1e6
+    for engine in (QEMU, VPOD):
+        (samples,) = record["samples"][engine]
+        assert {name: sample["digest"] for name, sample in samples.items()} == {
+            name: digest((by_name()[name].output or "").encode()) for name in ("nbody", "sh")
+        }
+
+
+def test_a_real_sandbox_is_measured(alpine: str) -> None:
+    figures = start.start(alpine, "it", times=3)
+    assert [each.what for each in figures][:3] == [
+        "create, first command: once",
+        "create, first command: again",
+        'commands.run("true") again',
+    ]
+    assert figures[-1].what == "vpod run -- true"
+    assert all(each.snapshot == "it" and min(each.values) > 0 for each in figures)
