@@ -21,7 +21,7 @@
 
 enum { MAX_ARGS = 4096, MAX_REQUESTS = 256, MILLISECOND = 1000 /* in microseconds, the loop's unit of time */ };
 
-/* ---- small tools: tools.c ------------------------------------------------------------------------------------- */
+/* ---- small tools: tools.c --------------------------------------------------------------------------------------- */
 
 struct bytes {
     const uint8_t *at;
@@ -55,7 +55,7 @@ size_t bytes_waiting(int fd);                 /* FIONREAD */
 ssize_t read_file(const char *path, char *buffer, size_t size); /* NUL-terminated; -1 on errors */
 void close_fd(int *fd);
 
-/* ---- the loop: loop.c ----------------------------------------------------------------------------------------- */
+/* ---- the loop: loop.c ------------------------------------------------------------------------------------------- */
 
 typedef void on_ready(void *owner, int fd, short events);
 
@@ -64,7 +64,7 @@ void watch(int fd, short events, on_ready *call, void *owner);    /* for the nex
 void wake_at(int64_t when);                                       /* the next round begins by then; 0 = never */
 _Noreturn void run_loop(void);
 
-/* ---- the port: port.c ----------------------------------------------------------------------------------------- */
+/* ---- the port: port.c ------------------------------------------------------------------------------------------- */
 
 void port_open(int fd);
 void port_find(void); /* waits for the virtio-console port named vpod.agent and opens it */
@@ -77,7 +77,7 @@ void send_done(uint32_t id, int error);
 void send_ready(uint32_t id);
 ssize_t send_from(int fd, enum kind kind, uint32_t id, size_t limit); /* one read(2) into one frame; its result */
 
-/* ---- processes: tree.c, exec.c -------------------------------------------------------------------------------- */
+/* ---- processes: tree.c, exec.c ---------------------------------------------------------------------------------- */
 
 enum belonging { UNKNOWN, MEMBER, STRANGER };
 
@@ -135,7 +135,7 @@ extern struct user root_user; /* who the agent is */
 extern const char *session_path;
 extern const char *chosen_shell, *chosen_python, *runner_path; /* --shell, --python, --runner */
 
-/* ---- requests: request.c -------------------------------------------------------------------------------------- */
+/* ---- requests: request.c ---------------------------------------------------------------------------------------- */
 
 enum request_kind { PLAIN, SESSION, PYTHON, READING, WRITING, SETTLING };
 enum request_state { WAITING, RUNNING, EXITED, OVER };
@@ -184,7 +184,7 @@ void request_exited(struct request *request, int code); /* nothing new will come
 void request_over(struct request *request);
 void request_input_add(struct request *request, struct bytes bytes);
 
-/* ---- the session shell, the Python runner --------------------------------------------------------------------- */
+/* ---- the session shell, the Python runner ----------------------------------------------------------------------- */
 
 void session_start(void);
 void session_watch(void);
@@ -208,7 +208,7 @@ bool runner_warm(void);
 bool runner_reseeded(void);
 bool runner_ready(void);
 
-/* ---- files, machine, init -------------------------------------------------------------------------------------- */
+/* ---- files, machine, init --------------------------------------------------------------------------------------- */
 
 void file_read_start(struct request *request, struct bytes path);
 void file_write_start(struct request *request, struct bytes payload);

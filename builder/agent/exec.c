@@ -3,8 +3,8 @@
  * Why it exists: besides the session shell the host wants single programs, many at once, as any user.
  * Invariants: a child begins with default signals, an empty mask, umask 022, the limits and priorities the agent was
  * given, a session (and process group) of its own and no descriptor of the agent's. Its first process is a child
- * subreaper, so KILL finds whatever it starts (tree.c). Users are looked up before the fork; an unknown one is an ERROR.
- * A program that can't be started exits 127 (not found) or 126, with a line on standard error, as under a shell.
+ * subreaper, so KILL finds whatever it starts (tree.c). Users are looked up before the fork; an unknown one is an
+ * ERROR. A program that can't be started exits 127 (not found) or 126, with a line on standard error, as under a shell.
  *
  * Example: RUN with ARG "id", ARG "-u", USER "nobody" answers STARTED, STDOUT "65534\n", EXIT 0.
  */
@@ -29,7 +29,7 @@
 struct user root_user;
 const char *session_path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/* ---- RUN ------------------------------------------------------------------------------------------------------- */
+/* ---- RUN -------------------------------------------------------------------------------------------------------- */
 
 /* Appends to a NULL-terminated list that grows by powers of two. */
 static void list_add(char ***list, size_t *count, char *text) {
@@ -105,7 +105,7 @@ void run_free(struct run *run) {
     *run = (struct run){0};
 }
 
-/* ---- users and environment --------------------------------------------------------------------------------------- */
+/* ---- users and environment -------------------------------------------------------------------------------------- */
 
 bool user_find(const char *name, struct user *user) {
     char *end;
@@ -134,7 +134,7 @@ char **environment_for(const struct user *user) {
     return list;
 }
 
-/* ---- in the child ------------------------------------------------------------------------------------------------ */
+/* ---- in the child ----------------------------------------------------------------------------------------------- */
 
 void child_reset(void) {
     for (int number = 1; number < NSIG; number++) signal(number, SIG_DFL);
@@ -185,7 +185,7 @@ static _Noreturn void child(struct request *request, const struct user *user, in
     setsid();
     prctl(PR_SET_CHILD_SUBREAPER, 1);
     if (run->tty) {
-        if (fchown(fds[0], user->uid, (gid_t)-1) < 0) errno = 0; /* a terminal it can't open again by name is one still */
+        if (fchown(fds[0], user->uid, (gid_t)-1) < 0) errno = 0; /* then it can't be opened by name */
         take_terminal(fds[0]);
     } else {
         for (int number = 0; number < 3; number++)
@@ -206,7 +206,7 @@ static _Noreturn void child(struct request *request, const struct user *user, in
     exec_or_exit(run->args);
 }
 
-/* ---- terminals --------------------------------------------------------------------------------------------------- */
+/* ---- terminals -------------------------------------------------------------------------------------------------- */
 
 void set_window(int terminal, uint16_t rows, uint16_t columns) {
     struct winsize size = {.ws_row = rows, .ws_col = columns};
@@ -244,7 +244,7 @@ int exec_on_terminal(char **arguments) {
     exec_or_exit(arguments + 1);
 }
 
-/* ---- in the agent ------------------------------------------------------------------------------------------------ */
+/* ---- in the agent ----------------------------------------------------------------------------------------------- */
 
 /* A script for another user than the session's runs in a fresh shell of that user: `sh -c SCRIPT`. */
 static void script_to_args(struct run *run) {

@@ -2,7 +2,8 @@
  *
  * Why it exists: the host reads and writes the guest's files without a command.
  * Invariants: only regular files (those of /proc and /sys are) are read, and nothing is opened in a way that could
- * block (a FIFO, a terminal): what isn't a file answers with its errno. A file is read no faster than the host takes it.
+ * block (a FIFO, a terminal): what isn't a file answers with its errno. A file is read no faster than the host takes
+ * it.
  * WRITE replaces the content of a file that exists, keeping the file; mode 0 means 0644 for a new one.
  * Example: READ "/etc/hostname" answers DATA "vpod\n", DONE 0.
  */
@@ -27,7 +28,8 @@ static int open_regular(struct bytes path, int flags, mode_t mode) {
     int fd = open(name, flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY, mode);
     free(name);
     if (fd < 0) return -1;
-    int error = fstat(fd, &status) < 0 ? errno : S_ISDIR(status.st_mode) ? EISDIR : S_ISREG(status.st_mode) ? 0 : EINVAL;
+    int error = fstat(fd, &status) < 0 ? errno : S_ISDIR(status.st_mode) ? EISDIR : 0;
+    if (error == 0 && !S_ISREG(status.st_mode)) error = EINVAL;
     if (error == 0) return fd;
     close(fd);
     errno = error;
@@ -57,8 +59,8 @@ void file_write_start(struct request *request, struct bytes payload) {
     mode_t mode = get32(payload.at) & 07777;
     struct bytes path = {payload.at + 4, payload.length - 4};
     request->file = open_regular(path, O_WRONLY | O_CREAT, mode ? mode : 0644);
-    bool good = request->file >= 0 && ftruncate(request->file, 0) == 0 && (mode == 0 || fchmod(request->file, mode) == 0);
-    if (!good) done(request, errno);
+    bool good = request->file >= 0 && ftruncate(request->file, 0) == 0;
+    if (!good || (mode != 0 && fchmod(request->file, mode) < 0)) done(request, errno);
 }
 
 void file_write(struct request *request, struct bytes bytes) {

@@ -2,8 +2,9 @@
  *
  * Why it exists: the guest's whole root file system is an initramfs; there is no other init in it.
  * Order: file systems, console, modules of /etc/vpod/modules (the console port's driver may be one of them), host name,
- * loopback, a limit on the number of tasks, agent. An agent that dies is started again. busybox's `poweroff`, `halt` and `reboot` tell PID 1 by SIGUSR2,
- * SIGUSR1 and SIGTERM; a halt is a power-off here, since nobody could ever wake the machine again.
+ * loopback, a limit on the number of tasks, agent. An agent that dies is started again. busybox's `poweroff`, `halt`
+ * and `reboot` tell PID 1 by SIGUSR2, SIGUSR1 and SIGTERM; a halt is a power-off here, since nobody could ever wake the
+ * machine again.
  * Invariant: it says nothing unless something is wrong; no step that fails stops the ones after it.
  */
 #include <errno.h>
@@ -128,7 +129,8 @@ static pid_t start_agent(void) {
 static _Noreturn void stop_machine(int how) {
     struct timespec moment = {0, 100000000};
     kill(-1, SIGTERM);
-    for (int turn = 0; turn < 10 && (waitpid(-1, NULL, WNOHANG) >= 0 || errno != ECHILD); turn++) nanosleep(&moment, NULL);
+    for (int turn = 0; turn < 10 && (waitpid(-1, NULL, WNOHANG) >= 0 || errno != ECHILD); turn++)
+        nanosleep(&moment, NULL);
     kill(-1, SIGKILL);
     sync();
     reboot(how);

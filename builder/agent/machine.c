@@ -43,15 +43,17 @@ void machine_set_clock(struct bytes payload) {
     clock_settime(CLOCK_REALTIME, &time);
 }
 
-static void add_entropy(const uint8_t entropy[ENTROPY_SIZE]) {
+static bool add_entropy(const uint8_t entropy[ENTROPY_SIZE]) {
     uint32_t buffer[(sizeof(struct rand_pool_info) + ENTROPY_SIZE) / sizeof(uint32_t)];
     struct rand_pool_info *info = (struct rand_pool_info *)buffer;
     info->entropy_count = ENTROPY_SIZE * 8;
     info->buf_size = ENTROPY_SIZE;
     memcpy(info->buf, entropy, ENTROPY_SIZE);
     int fd = open("/dev/urandom", O_WRONLY | O_CLOEXEC);
-    if (fd < 0 || ioctl(fd, RNDADDENTROPY, info) < 0 || ioctl(fd, RNDRESEEDCRNG) < 0) die("/dev/urandom takes no entropy");
+    if (fd < 0) return false;
+    bool taken = ioctl(fd, RNDADDENTROPY, info) == 0 && ioctl(fd, RNDRESEEDCRNG) == 0;
     close(fd);
+    return taken;
 }
 
 void machine_restore(uint32_t id, struct bytes payload) {
@@ -60,7 +62,10 @@ void machine_restore(uint32_t id, struct bytes payload) {
         return;
     }
     machine_set_clock(payload);
-    if (owns_machine) add_entropy(payload.at + 8);
+    if (owns_machine && !add_entropy(payload.at + 8)) {
+        send_error(id, "the kernel's generator takes no entropy: %s", strerror(errno));
+        return;
+    }
     session_reseed();
     runner_reseed();
     pending.restoring = true;
@@ -98,7 +103,7 @@ void machine_watch(void) {
     }
 }
 
-/* ---- SETTLE ------------------------------------------------------------------------------------------------------ */
+/* ---- SETTLE ----------------------------------------------------------------------------------------------------- */
 
 static size_t free_memory(void) {
     struct sysinfo info;

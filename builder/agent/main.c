@@ -40,7 +40,7 @@ static void find_self(void) {
     char number[16];
     snprintf(number, sizeof number, "%u", geteuid());
     if (!user_find(number, &root_user))
-        root_user = (struct user){.uid = geteuid(), .gid = getegid(), .name = "root", .home = "/root", .shell = "/bin/sh"};
+        root_user = (struct user){geteuid(), getegid(), "root", "/root", "/bin/sh"};
     if (access(root_user.home, X_OK) < 0) snprintf(root_user.home, sizeof root_user.home, "/");
 }
 

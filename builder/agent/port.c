@@ -24,7 +24,7 @@ enum { OUTPUT_FULL = 256 << 10, OUTPUT_STOP = 1 << 20 };
 static int port = -1;
 static bool ends; /* a socket (in tests) can end for good; a virtio port only pauses while its host is away */
 static struct queue output, input;
-static int64_t hold_until;  /* a STARTED alone waits this long for company: each write to the port costs the host a turn */
+static int64_t hold_until;  /* a STARTED alone waits this long for company: each write costs the host a turn */
 static int64_t quiet_until; /* nobody at the other end: look again then */
 
 void port_open(int fd) {

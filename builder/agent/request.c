@@ -3,8 +3,8 @@
  * Why it exists: every kind of work shares a life: WAITING for its turn, RUNNING, EXITED with output still to pass on,
  * OVER. Here are the table, the frames that name a request, its pipes in both directions, and KILL.
  * Invariants: output in the pipes when a command ends is passed on before its EXIT, exactly so many bytes, so neither a
- * chatty background job nor a full port can delay or overtake it. Pipes that background jobs still write to are read and
- * thrown away afterwards, so that the jobs live on. Input waits in a queue no longer than the host's credit.
+ * chatty background job nor a full port can delay or overtake it. What background jobs write later is read and thrown
+ * away, so that the jobs live on. Input waits in a queue no longer than the host's credit.
  * A KILLed request is answered only when a walk over its process tree finds nobody.
  *
  * Example: RUN(7), STDIN(7), SIGNAL(7) arrive in that order; STARTED(7), STDOUT(7)..., EXIT(7) go back.
@@ -31,7 +31,7 @@ static size_t request_count;
 static int leftovers[MAX_LEFTOVERS]; /* pipes that background jobs of finished commands write to */
 static size_t leftover_count;
 
-/* ---- the table --------------------------------------------------------------------------------------------------- */
+/* ---- the table -------------------------------------------------------------------------------------------------- */
 
 static struct request *request_find(uint32_t id) {
     for (struct request *request = requests; request; request = request->next)
@@ -45,8 +45,8 @@ struct request *request_new(uint32_t id, enum request_kind kind) {
         return NULL;
     }
     struct request *request = allocate(sizeof *request), **end = &requests;
-    *request = (struct request){.id = id, .kind = kind, .out = {-1, STDOUT, -1}, .err = {-1, STDERR, -1}, .out_writer = -1,
-                                .err_writer = -1, .in = -1, .in_reader = -1, .terminal_slave = -1, .file = -1};
+    *request = (struct request){.id = id, .kind = kind, .out = {-1, STDOUT, -1}, .err = {-1, STDERR, -1}, .in = -1,
+                                .out_writer = -1, .err_writer = -1, .in_reader = -1, .terminal_slave = -1, .file = -1};
     while (*end) end = &(*end)->next;
     *end = request;
     request_count++;
@@ -90,22 +90,21 @@ void request_sweep(void) {
     }
 }
 
-/* ---- output ------------------------------------------------------------------------------------------------------- */
+/* ---- output ----------------------------------------------------------------------------------------------------- */
 
-static int pipe_for(int *reader, int *writer, int *ours) {
+static bool open_pipe(int *reader, int *writer, int *ours) {
     int ends[2];
-    if (pipe2(ends, O_CLOEXEC) < 0) return -1;
+    if (pipe2(ends, O_CLOEXEC) < 0) return false;
     *reader = ends[0];
     *writer = ends[1];
-    return fcntl(*ours, F_SETFL, O_NONBLOCK);
+    return fcntl(*ours, F_SETFL, O_NONBLOCK) == 0;
 }
 
 bool request_open_pipes(struct request *request) {
-    if (pipe_for(&request->out.fd, &request->out_writer, &request->out.fd) < 0) return false;
-    if (!(request->run.flags & RUN_MERGE_STDERR) && pipe_for(&request->err.fd, &request->err_writer, &request->err.fd) < 0)
-        return false;
-    if (!(request->run.flags & RUN_STDIN)) return true;
-    return pipe_for(&request->in_reader, &request->in, &request->in) == 0;
+    int *out = &request->out.fd, *err = &request->err.fd, *in = &request->in;
+    if (!open_pipe(out, &request->out_writer, out)) return false;
+    if (!(request->run.flags & RUN_MERGE_STDERR) && !open_pipe(err, &request->err_writer, err)) return false;
+    return !(request->run.flags & RUN_STDIN) || open_pipe(&request->in_reader, in, in);
 }
 
 static void pass_on(struct request *request, struct stream *stream) {
@@ -196,7 +195,7 @@ static void send_exit(struct request *request) {
 
 void request_over(struct request *request) { request->state = OVER; }
 
-/* ---- input -------------------------------------------------------------------------------------------------------- */
+/* ---- input ------------------------------------------------------------------------------------------------------ */
 
 static void give_credit(struct request *request, size_t length, bool at_once) {
     request->credit_owed += (uint32_t)length;
@@ -306,11 +305,12 @@ static void go_on_killing(struct request *request) {
         kill_below(request);
     } else {
         request->kill_next = now() + KILL_PAUSE / 4;
-        if (tree_end(request->pid, &request->spared) == 0 || request->kill_round > KILL_ROUNDS) kill(request->pid, SIGKILL);
+        bool nobody = tree_end(request->pid, &request->spared) == 0;
+        if (nobody || request->kill_round > KILL_ROUNDS) kill(request->pid, SIGKILL);
     }
 }
 
-/* ---- frames from the host ----------------------------------------------------------------------------------------- */
+/* ---- frames from the host --------------------------------------------------------------------------------------- */
 
 static void start_run(uint32_t id, struct bytes payload) {
     struct request *request = request_new(id, PLAIN);
@@ -373,9 +373,10 @@ static void on_message(enum kind kind, struct request *request, struct bytes pay
     } else if (kind == SIGNAL) {
         send_signal(request, (int)get32(payload.at));
     } else {
-        request->run.rows = get16(payload.at);
-        request->run.columns = get16(payload.at + 2);
-        if (request->run.tty && request->out.fd >= 0) set_window(request->out.fd, request->run.rows, request->run.columns);
+        struct run *run = &request->run;
+        run->rows = get16(payload.at);
+        run->columns = get16(payload.at + 2);
+        if (run->tty && request->out.fd >= 0) set_window(request->out.fd, run->rows, run->columns);
     }
 }
 
@@ -400,7 +401,7 @@ void request_frame(enum kind kind, uint32_t id, struct bytes payload) {
     }
 }
 
-/* ---- each round --------------------------------------------------------------------------------------------------- */
+/* ---- each round ------------------------------------------------------------------------------------------------- */
 
 static void watch_stream(struct request *request, struct stream *stream) {
     if (stream->fd >= 0 && stream->left != 0 && port_has_room()) watch(stream->fd, POLLIN, on_output, request);
@@ -412,7 +413,8 @@ static void watch_request(struct request *request) {
         wake_at(request->kill_next);
     }
     bool killing = request->killed && request->pid > 0;
-    if (request->state == EXITED && !killing && is_drained(request, &request->out) && is_drained(request, &request->err)) {
+    bool drained = is_drained(request, &request->out) && is_drained(request, &request->err);
+    if (request->state == EXITED && !killing && drained) {
         send_exit(request);
         return;
     }

@@ -72,7 +72,7 @@ static bool is_bash(void) {
     return strstr(name ? name : session.shell, "bash") != NULL;
 }
 
-/* ---- starting the shell ------------------------------------------------------------------------------------------- */
+/* ---- starting the shell ----------------------------------------------------------------------------------------- */
 
 static void remove_file(void) {
     if (session.file[0]) unlink(session.file), rmdir(session.folder);
@@ -113,7 +113,8 @@ static _Noreturn void shell_child(int status, char **environment) {
 static void feed_greeting(void) {
     queue_print(&session.line, "PS1= PS2=; ");
     if (is_bash())
-        queue_print(&session.line, "set +H +o history; shopt -u checkwinsize; unset HISTFILE MAILCHECK PROMPT_COMMAND; ");
+        queue_print(&session.line, "set +H +o history; shopt -u checkwinsize; "
+                                   "unset HISTFILE MAILCHECK PROMPT_COMMAND; ");
     queue_print(&session.line, "\\command cd -- ");
     queue_quote(&session.line, session.directory, strlen(session.directory));
     queue_print(&session.line, "; unset OLDPWD; \\command echo \"vpod:%u:0\"\n", ++session.nonce);
@@ -128,6 +129,8 @@ void session_start(void) {
     session.feed_reader = feed[0];
     session.feed = feed[1];
     session.status = status[0];
+    static bool registered;
+    if (!registered) registered = atexit(remove_file) == 0;
     fcntl(session.feed, F_SETFL, O_NONBLOCK);
     fcntl(session.status, F_SETFL, O_NONBLOCK);
     if (!is_bash()) make_file();
@@ -141,7 +144,7 @@ void session_start(void) {
     feed_greeting();
 }
 
-/* ---- one command -------------------------------------------------------------------------------------------------- */
+/* ---- one command ------------------------------------------------------------------------------------------------ */
 
 static bool is_name(const char *text) {
     const char *end = strchr(text, '=');
@@ -206,8 +209,8 @@ static void feed_command(const struct request *request) {
         else queue_print(line, " 2>/proc/%d/fd/%d", self, request->err_writer);
     }
     if (request->run.cwd)
-        queue_print(line, "; _vpod_st=$?; \\command cd -- \"$_vpod_pwd\"; OLDPWD=$_vpod_old; \\command echo \"vpod:%u:$_vpod_st\"; "
-                          "unset _vpod_st _vpod_pwd _vpod_old\n", session.nonce);
+        queue_print(line, "; _vpod_st=$?; \\command cd -- \"$_vpod_pwd\"; OLDPWD=$_vpod_old; "
+                          "\\command echo \"vpod:%u:$_vpod_st\"; unset _vpod_st _vpod_pwd _vpod_old\n", session.nonce);
     else
         queue_print(line, "; \\command echo \"vpod:%u:$?\"\n", session.nonce);
 }
@@ -215,7 +218,8 @@ static void feed_command(const struct request *request) {
 static void feed_probe(void) {
     queue_print(&session.line,
                 "_vpod_st=$?; case ${_vpod_pwd+x} in x) \\command cd -- \"$_vpod_pwd\"; OLDPWD=$_vpod_old; "
-                "unset _vpod_pwd _vpod_old;; esac; \\command echo \"vpod:%u:$_vpod_st\"; unset _vpod_st\n", session.nonce);
+                "unset _vpod_pwd _vpod_old;; esac; \\command echo \"vpod:%u:$_vpod_st\"; unset _vpod_st\n",
+                session.nonce);
 }
 
 static bool write_script(struct bytes script) {
@@ -262,10 +266,11 @@ void session_next(void) {
     struct request *request;
     if (session.running != NULL || (request = request_next_waiting(SESSION)) == NULL) return;
     if (session.pid <= 0) session_start();
-    while (session.ready && session.running == NULL && (request = request_next_waiting(SESSION)) != NULL) begin(request);
+    while (session.ready && session.running == NULL && (request = request_next_waiting(SESSION)) != NULL)
+        begin(request);
 }
 
-/* ---- answers ------------------------------------------------------------------------------------------------------ */
+/* ---- answers ---------------------------------------------------------------------------------------------------- */
 
 static void on_answer(uint32_t nonce, int code) {
     if (session.reseed != 0 && nonce == session.reseed) {
@@ -337,7 +342,7 @@ void session_watch(void) {
     if (queue_used(&session.line) > 0) watch(session.feed, POLLOUT, on_feed, NULL);
 }
 
-/* ---- interrupts, death, new randomness ----------------------------------------------------------------------------- */
+/* ---- interrupts, death, new randomness -------------------------------------------------------------------------- */
 
 /* Its children got the signal itself; the shell takes only SIGINT as "drop the command". */
 void session_interrupt(struct request *request) {

@@ -44,10 +44,9 @@ static bool process_read(int proc, const char *number, struct process *process) 
     if (length <= 0) return false;
     text[length] = 0;
     const char *after = strrchr(text, ')');
+    const char *pattern = " %c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu";
     int parent;
-    if (after == NULL || sscanf(after + 1, " %c %d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu",
-                                &process->state, &parent, &process->started) != 3)
-        return false;
+    if (after == NULL || sscanf(after + 1, pattern, &process->state, &parent, &process->started) != 3) return false;
     process->pid = (pid_t)atol(number);
     process->parent = parent;
     return true;
@@ -109,7 +108,8 @@ static bool belongs(const struct table *table, struct process *first, pid_t root
 }
 
 /* Signals every living member of the tree that isn't in `known` yet; returns how many. */
-static size_t tell(struct table *table, const struct table *known, pid_t root, const struct spared *spared, int number) {
+static size_t tell(struct table *table, const struct table *known, pid_t root, const struct spared *spared,
+                   int number) {
     size_t told = 0;
     for (size_t i = 0; i < table->count; i++) {
         struct process *process = &table->list[i], *before = find(known, process->pid);
