@@ -31,11 +31,13 @@ from benchmarks.programs import TEXT, TEXT_MEBIBYTES, TOOLS, Program, script
 
 RECIPE = "alpine:3.23"
 MAX_ROOTFS = 256 << 20
+SETTLE = 5  # seconds for what the kernel puts off until after the boot, lest the first program be charged with it
 COMMAND_LINE = "console=ttyS0 quiet loglevel=0 panic=-1"
 
 INIT = f"""#!/bin/sh
 mount -t devtmpfs dev /dev
 mount -t proc proc /proc
+sleep {SETTLE}
 cd /bench
 . ./script
 echo "{DONE.decode()}"

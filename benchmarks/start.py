@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 USUAL = ("alpine:3.23", "debian:13")
 BUILD_LIMITS = {"alpine-3.23": (60.0, 40.0), "debian-13": (300.0, 90.0)}  # seconds, megabytes
 SETTLE = 2.0  # seconds that a sandbox is left alone before its memory is read
+MAX_LOAD = 0.5  # processes that wanted a CPU in the minute before, above which figures are not worth quoting
 MS, MB = 1e3, 1e-6
 
 
@@ -225,15 +226,19 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; its exit code."""
     options = parser().parse_args(arguments)
+    load = os.getloadavg()[0]  # before this run adds to it
     try:
         figures = run(options)
     except (BenchmarkError, VpodError) as error:
         print(f"benchmarks.start: {error}", file=sys.stderr)
         return 125
-    Console(highlight=False).print(table(figures))
+    console = Console(highlight=False)
+    console.print(table(figures))
+    if load > MAX_LOAD:
+        console.print(f"Disturbed: the load average was {load:.1f} before the run. Run it again on a quiet machine.")
     if options.json is not None:
         rows = [asdict(each) | {"median": each.median} for each in figures]
-        record = {"host": platform.platform(), "python": platform.python_version(), "figures": rows}
+        record = {"host": platform.platform(), "python": platform.python_version(), "load": load, "figures": rows}
         options.json.write_text(json.dumps(record, indent=2) + "\n")
     return 0
 
