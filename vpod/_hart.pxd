@@ -184,4 +184,4 @@ cdef struct Hart:
     uint64_t arena_used
     JumpEntry jump[PRIV_M + 1][JUMP_SIZE]      # by privilege
     uint32_t jumped            # a bit for each privilege whose table has entries
-    uint8_t scratch[512]       # a Block that is used once: page-crossing or cut short
+    uint64_t scratch[64]       # a Block that is used once: page-crossing or cut short
