@@ -156,6 +156,7 @@ cdef struct Hart:
     uint32_t data_mode         # its index
     uint64_t super_low[2]      # virtual ranges, of the lower and the upper half, in which superpages were cached: an
     uint64_t super_high[2]     #   sfence.vma of one address there empties everything
+    uint32_t jumped            # a bit for each privilege whose table has entries
     uint32_t local_supervisor  # a supervisor page that is not global was cached: it ends with its address space
     uint64_t pmp_low[PMP_ENTRIES]      # inclusive ranges of the PMP entries, from their registers
     uint64_t pmp_high[PMP_ENTRIES]
@@ -183,5 +184,4 @@ cdef struct Hart:
     uint8_t* arena
     uint64_t arena_used
     JumpEntry jump[PRIV_M + 1][JUMP_SIZE]      # by privilege
-    uint32_t jumped            # a bit for each privilege whose table has entries
     uint64_t scratch[64]       # a Block that is used once: page-crossing or cut short
