@@ -358,6 +358,19 @@ def test_a_missing_page_is_not_remembered(source: str) -> None:
     assert hart.set(priv=S).step("nop", at=CODE, pc=VA + PAGE) is None
 
 
+@pytest.mark.parametrize("budget", [1, 2, 3])
+def test_code_that_was_unmapped_without_a_fence_and_cut_short_by_the_budget(budget: int) -> None:
+    """The block is still in the jump cache and its page no longer in the TLB: a part of it can't be fetched."""
+    hart, tables = paged()
+    tables.map(VA, CODE, "vrxad").map(VA + 256 * PAGE, DATA)
+    hart.cpu.write(CODE, assemble("nop; nop; nop; j .").code)
+    hart.set(pc=VA, a2=VA + 256 * PAGE).cpu.run(100)
+    tables.map(VA, CODE, "")
+    assert hart.step("ld a1, 0(a2)") is None  # takes its place in the TLB
+    hart.set(pc=VA).cpu.run(budget)
+    assert hart.cpu.pc == HANDLER and (hart.read("mcause"), hart.read("mepc")) == (12, VA)
+
+
 def test_more_rights_need_no_fence() -> None:
     hart, tables = paged()
     tables.map(VA, DATA, "vrad")
@@ -738,6 +751,7 @@ def broken(change: Callable[[dict[str, object]], object]) -> bytes:
     return json.dumps(state).encode()
 
 
+NO_NUMBERS: list[object] = [-1, 1 << 64, 1.5, "1", None, True, [], float("nan")]
 BAD = {
     "empty": b"",
     "not JSON": b"hello",
@@ -748,9 +762,9 @@ BAD = {
     "deep dicts": b'{"x":' * 200_000,
     "a huge number": b'{"pc": 1' + b"0" * 100_000 + b"}",
     **{
-        f"{name}: {value!r}": broken(lambda state, name=name, value=value: state.update({name: value}))  # type: ignore[misc]
+        f"{name}: {value!r}": broken(lambda state, name=name, value=value: state.update({name: value}))  # type: ignore
         for name in ("pc", "mstatus", "priv", "instret", "satp", "pmpcfg0", "stimecmp", "mtime", "external")
-        for value in (-1, 1 << 64, 1.5, "1", None, True, [], float("nan"))
+        for value in NO_NUMBERS
     },
     **{
         f"no {name}": broken(lambda state, name=name: state.pop(name))  # type: ignore[misc]

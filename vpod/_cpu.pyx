@@ -475,7 +475,8 @@ cdef Exit run_loop(Hart* h) noexcept nogil:
                     return LOOP_BUDGET
                 else:
                     block = find_block(h, <uint32_t>h.countdown)
-            execute(h, block)
+            if likely(block != NULL):      # what the jump cache knew may have been unmapped, unfenced, and gone from the TLB
+                execute(h, block)
         if h.mmio_state >= MMIO_READY:     # the device overwrote the instruction that had asked it
             h.mmio_state = MMIO_NONE
         if h.trap_pending:
