@@ -264,6 +264,9 @@ def reseed(seed: bytes) -> None:
     numpy_random = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed([part for (part,) in struct.iter_unpack("<I", seed)])
+    openssl = sys.modules.get("_ssl")
+    if openssl is not None:  # its generators live in this process; they draw anew from the kernel's, which is reseeded
+        openssl.RAND_add(seed, float(len(seed)))
 
 
 class Runner:
