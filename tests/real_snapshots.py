@@ -92,7 +92,6 @@ def make(key: str, *, keep: bool = False) -> Made:
     with paths.locked(paths.home() / ".tests.lock"):
         made = _known(_note(path), keep)
         if made is None:
-            path.unlink(missing_ok=True)
             made = _run(key, [sys.executable, "-m", "vpod_builder", key], os.environ, lambda: path)
     return made
 
