@@ -22,6 +22,7 @@ from vpod.machine import Event, Machine
 from vpod.protocol import Frame, Kind, Parser, ResultTag, frame, parse_done
 
 from .progress import Report
+from .recipe import Recipe
 from .rootfs import Image
 
 # `rdinit` is the default; the rest leaves out what costs every system call or would misread a machine that slept:
@@ -164,8 +165,8 @@ class Guest:
             self._failure = error
 
 
-def prepare(guest: Guest, image: Image, *, warm: Sequence[str], commands: Sequence[str]) -> None:
-    """All that happens between boot and freeze: room, clock, packages' configuration, `--run`, warm imports."""
+def prepare(guest: Guest, image: Image, recipe: Recipe, *, commands: Sequence[str]) -> None:
+    """All that happens between boot and freeze: room, clock, packages' configuration, `--run`, what is to be warm."""
     guest.wait_ready()
     guest.set_clock()
     # The kernel gives the root filesystem half of the memory; what is not used of it costs nothing.
@@ -176,10 +177,12 @@ def prepare(guest: Guest, image: Image, *, warm: Sequence[str], commands: Sequen
         guest.run(["/bin/sh", "-ec", command], f"Ran {command}")
     if image.configure or commands:
         guest.restart_agent()
-    if guest.has_python and warm:
-        names = ", ".join(repr(name) for name in warm)
+    if guest.has_python and recipe.warm:
+        for command in recipe.warm_runs:
+            guest.run(["/bin/sh", "-ec", command], f"Warmed {command}")
+        names = ", ".join(repr(name) for name in recipe.warm)
         source = f"for _module in ({names},): __import__(_module)\ndel _module"
-        guest.code(source, f"Imported {', '.join(warm)}")
+        guest.code(source, f"Imported {', '.join(recipe.warm)}")
 
 
 def _quoted(output: bytes | bytearray) -> str:

@@ -113,6 +113,8 @@ def explain(recipe: Recipe) -> int:
         print(f"packages    {' '.join(recipe.apk)}, from Alpine's package site, its index's signature checked")
     if recipe.warm:
         print(f"warm        Python waits with {', '.join(recipe.warm)} imported")
+        for command in recipe.warm_runs:
+            print(f"            run once: {command}")
     return 0
 
 
@@ -138,7 +140,7 @@ def build(options: argparse.Namespace, report: Report) -> int:
         raise NotADirectoryError(20, "there is no such folder; make it first", str(target.parent))
     image = rootfs.assemble(recipe, fetcher, rootfs.Options(options.rootfs, options.mirror, tuple(options.add)))
     guest = boot.Guest(image, recipe.memory, report)
-    boot.prepare(guest, image, warm=recipe.warm, commands=options.run)
+    boot.prepare(guest, image, recipe, commands=options.run)
     guest.settle()
     packed = pack.pack(guest, image, recipe, target, commands=options.run)
     if options.default:

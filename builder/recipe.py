@@ -7,7 +7,8 @@ A recipe names the snapshot (`name`, `tags`; the first tag is its own, the other
     [debian]   a suite, components and packages of the Debian archive; which mirror is the host's business
     [apk]      packages of Alpine's package site, on top of the recipe named by `based_on`
 
-and, if it has Python, `[warm] modules`: what the waiting runner has imported. Example: `recipes/debian-13.toml`.
+and, if it has Python, `[warm]`: `modules` that the waiting runner has imported, and command
+lines (`runs`) whose first, slow run is not left to the user. Example: `recipes/debian-13.toml`.
 
     >>> find("alpine:3.23").key
     'alpine-3.23'
@@ -72,6 +73,7 @@ class Recipe:
     debian: DebianSet | None = None
     apk: tuple[str, ...] = ()
     warm: tuple[str, ...] = ()
+    warm_runs: tuple[str, ...] = ()
     text: str = field(default="", repr=False)
 
     @property
@@ -156,7 +158,7 @@ def load(path: Path) -> Recipe:
         recipe = replace(recipe, apk=part.words("packages"))
         part.end()
     if (part := reader.part("warm")) is not None:
-        recipe = replace(recipe, warm=part.words("modules"))
+        recipe = replace(recipe, warm=part.words("modules"), warm_runs=part.texts("runs"))
         part.end()
     reader.end()
     if not recipe.tags or (recipe.rootfs is None) == (recipe.debian is None):
