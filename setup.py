@@ -43,7 +43,7 @@ class BuildAll(build_ext):
 
 
 checked = os.environ.get("VPOD_CHECKED") == "1"
-flags = ["-O2", "-fno-strict-aliasing", "-fwrapv", "-Wno-unused-function"]
+flags = ["-O3", "-fno-strict-aliasing", "-fwrapv", "-Wno-unused-function"]
 link = []
 if os.environ.get("VPOD_SANITIZE") == "1":
     flags += ["-g", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"]

@@ -20,7 +20,7 @@ from vpod._mmu cimport *
 cdef enum:
     MAX_BLOCK = 64
     MAX_SCRATCH = 20
-    ARENA_SIZE = 24 << 20
+    ARENA_SIZE = 32 << 20
 
 cdef enum Pseudo:              # what only the block builder makes; numbers go on where the table's end
     OP_NEXT = OP_TABLE_END     # end of a block that just runs on; not an instruction, not counted
@@ -84,7 +84,7 @@ cdef inline bint finish(Insn* i, uint32_t offset) noexcept nogil:
         return 0
     return 1
 
-cdef inline void fill_block(Block* block, uint8_t* code, uint32_t room, uint32_t limit) noexcept nogil:
+cdef inline void fill_block(Hart* h, Block* block, uint8_t* code, uint32_t room, uint32_t limit) noexcept nogil:
     """Decode at most `limit` instructions from `code`, of which `room` bytes may be read; the first one fits."""
     cdef Insn* i = block.insns
     cdef uint32_t at = 0, word
@@ -100,18 +100,20 @@ cdef inline void fill_block(Block* block, uint8_t* code, uint32_t room, uint32_t
             word = <uint32_t>load_raw(code + at, 4)
         decode(word, i)
         ended = finish(i, at)
+        i.run = h.arms[i.op]
         at += i.length
         block.count += 1
         i += 1
     block.size = at
     i.op = OP_NEXT
+    i.run = h.arms[<int>OP_NEXT]
     i.offset = at
     i.length = 0
 
 cdef inline Block* scratch_block(Hart* h, uint8_t* code, uint32_t room, uint32_t limit) noexcept nogil:
     cdef Block* block = <Block*>h.scratch
     block.pa = NONE                                      # never linked, never entered anywhere
-    fill_block(block, code, room, limit if limit < MAX_SCRATCH else MAX_SCRATCH)
+    fill_block(h, block, code, room, limit if limit < MAX_SCRATCH else MAX_SCRATCH)
     return block
 
 cdef inline Block* fetch_apart(Hart* h, uint64_t pc) noexcept nogil:
@@ -165,7 +167,7 @@ cdef inline Block* find_block(Hart* h, uint32_t limit) noexcept nogil:
         if h.arena_used + sizeof(Block) + (MAX_BLOCK + 1) * sizeof(Insn) + sizeof(CodePage) > ARENA_SIZE:
             drop_all(h)
         block = <Block*>(h.arena + h.arena_used)
-        fill_block(block, h.ram + offset, room, MAX_BLOCK)
+        fill_block(h, block, h.ram + offset, room, MAX_BLOCK)
         h.arena_used += sizeof(Block) + block.count * sizeof(Insn)
         block.pa = pa
         block.hash_next = slot[0]

@@ -1,16 +1,15 @@
 """The core: the run loop and the interpreter. `Cpu` is its only Python face.
 
-`run_loop` looks at what is unusual (interrupts, traps, budgets, devices), finds the block at `pc` and hands it to `execute`, which goes from
-block to block until something unusual comes up. The interpreter is one flat chain of comparisons with an enum, which Cython makes one C
-`switch`; what an instruction does stands there once, in the words of the specification. The chapters it is made of:
+`run_loop` looks at what is unusual (interrupts, traps, budgets, devices), finds the block at `pc` and enters it; the arms of the instructions
+then go from block to block until something unusual comes up. The chapters it is made of:
 
     _hart.pxd     the state                          _mmu.pxd      PMP, Sv39, TLB, slow loads and stores
+    _arms.pxd     the interpreter: what every instruction does
     _decode.pxd   the decoder, generated from isa.py _code.pxd     where decoded code lies, how it is forgotten
     _trap.pxd     traps, interrupts, time            _blocks.pxd   decoded blocks
     _csr.pxd      control and status registers       _arith.pxd    M;  _exec_amo.pxd  A;  _exec_fp.pxd, _softfloat.pxd  F and D
 
-Invariants: `pc` in the hart is that of the next instruction whenever `execute` has returned; within it, `pc` is the block's first
-address and `i.offset` tells the rest. A fault leaves every register as it was before the faulting instruction.
+Invariant: whenever the arms have returned, `h.pc` is the next instruction's address, all before it is done, and nothing after.
 
     >>> from vpod._cpu import Cpu
     >>> cpu = Cpu(None, 64 << 20)
@@ -25,13 +24,11 @@ from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, u
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from vpod._arith cimport *
+from vpod._arms cimport *
 from vpod._blocks cimport *
 from vpod._code cimport *
 from vpod._csr cimport *
 from vpod._decode cimport *
-from vpod._exec_amo cimport *
-from vpod._exec_fp cimport exec_fp
 from vpod._hart cimport *
 from vpod._mmu cimport *
 from vpod._trap cimport *
@@ -68,342 +65,15 @@ cdef enum Exit:
     LOOP_STOP = 2
     LOOP_MMIO = 3
 
-cdef enum:
-    CHUNK = 16384                      # instructions between looks at the clock: some 50 µs
-    LINK_NONE = 2                      # the block ended with an indirect jump
-
-# masks of an address whose comparison with a tag is the whole check of an aligned access
-cdef enum:
-    ALIGN_1 = ~0xfff
-    ALIGN_2 = ~0xffe
-    ALIGN_4 = ~0xffc
-    ALIGN_8 = ~0xff8
-
-
-# ---- the interpreter's misses ------------------------------------------------------------------------------------
-
-cdef Status load_missed(Hart* h, Insn* i, uint64_t va) noexcept nogil:
-    """The slow half of every load: size and extension from the opcode."""
-    cdef int op = i.op
-    cdef uint64_t v = 0
-    cdef uint32_t size = 8
-    cdef Status status
-    if op == OP_LB or op == OP_LBU: size = 1
-    elif op == OP_LH or op == OP_LHU: size = 2
-    elif op == OP_LW or op == OP_LWU or op == OP_FLW: size = 4
-    status = load_slow(h, va, size, &v)
-    if status != CONTINUE:
-        return status
-    if op == OP_LB: v = <uint64_t><int64_t><int8_t>v
-    elif op == OP_LH: v = <uint64_t><int64_t><int16_t>v
-    elif op == OP_LW: v = sext(<uint32_t>v)
-    if op == OP_FLW: h.f[i.rd] = v | NAN_BOX
-    elif op == OP_FLD: h.f[i.rd] = v
-    else: h.x[i.rd] = v
-    return CONTINUE
-
-cdef Status store_missed(Hart* h, Insn* i, uint64_t va) noexcept nogil:
-    cdef int op = i.op
-    cdef uint32_t size = 8
-    if op == OP_SB: size = 1
-    elif op == OP_SH: size = 2
-    elif op == OP_SW or op == OP_FSW: size = 4
-    return store_slow(h, va, size, h.f[i.rs2] if op == OP_FSW or op == OP_FSD else h.x[i.rs2])
-
-cdef Status amo_status(Hart* h, Insn* i) noexcept nogil:
-    return execute_amo(h, i)
-
-cdef bint csr_status(Hart* h, Insn* i) noexcept nogil:
-    return csr_execute(h, i)
-
-cdef bint fp_status(Hart* h, Insn* i) noexcept nogil:
-    return exec_fp(h, i)
-
-cdef Status system(Hart* h, Insn* i, uint64_t pc) noexcept nogil:
-    """What ends a block and may change mode, address space or interrupts; `pc` is the instruction's."""
-    cdef int op = i.op
-    h.pc = pc
-    if op == OP_MRET:
-        return LEAVE if mret(h) else FAULT
-    elif op == OP_SRET:
-        return LEAVE if sret(h) else FAULT
-    elif op == OP_ECALL:
-        raise_trap(h, CAUSE_ECALL_U + h.priv, 0)
-        return FAULT
-    elif op == OP_EBREAK:
-        raise_trap(h, CAUSE_BREAKPOINT, pc)
-        return FAULT
-    elif op == OP_ILLEGAL:
-        raise_trap(h, CAUSE_ILLEGAL, <uint32_t>i.imm)
-        return FAULT
-    elif op == OP_WFI:
-        if not wfi(h):
-            return FAULT
-    elif op == OP_SFENCE_VMA:
-        if not sfence_vma(h, i):
-            return FAULT
-    elif op != OP_FENCE_I:             # written code is noticed at the write: fence.i only ends the block
-        if not csr_execute(h, i):
-            return FAULT
-    h.pc = pc + i.length
-    return LEAVE
-
-
-# ---- the interpreter -----------------------------------------------------------------------------------------
-
-cdef void execute(Hart* h, Block* block) noexcept nogil:
-    """Run from `block`, which is at h.pc, until something unusual; h.pc is the next instruction's afterwards."""
-    cdef uint64_t* x = h.x
-    cdef TlbEntry* tlb = h.data_tlb
-    cdef uint64_t pc = h.pc            # of the block's first instruction
-    cdef uint64_t a, target
-    cdef Insn* i
-    cdef TlbEntry* e
-    cdef JumpEntry* entry
-    cdef Block* successor
-    cdef Status status = CONTINUE
-    cdef uint32_t way
-    cdef uint32_t op
-    while True:
-        h.countdown -= block.count
-        if unlikely(h.countdown < 0):
-            h.countdown += block.count
-            h.pc = pc
-            return
-        i = block.insns
-        while True:
-            op = i.op
-            # RV64I
-            if op == OP_ADDI:    x[i.rd] = x[i.rs1] + <uint64_t><int64_t>i.imm
-            elif op == OP_LUI:   x[i.rd] = <uint64_t><int64_t>i.imm
-            elif op == OP_AUIPC: x[i.rd] = pc + i.offset + <uint64_t><int64_t>i.imm
-            elif op == OP_SLTI:  x[i.rd] = <int64_t>x[i.rs1] < i.imm
-            elif op == OP_SLTIU: x[i.rd] = x[i.rs1] < <uint64_t><int64_t>i.imm
-            elif op == OP_XORI:  x[i.rd] = x[i.rs1] ^ <uint64_t><int64_t>i.imm
-            elif op == OP_ORI:   x[i.rd] = x[i.rs1] | <uint64_t><int64_t>i.imm
-            elif op == OP_ANDI:  x[i.rd] = x[i.rs1] & <uint64_t><int64_t>i.imm
-            elif op == OP_SLLI:  x[i.rd] = x[i.rs1] << (i.imm & 63)
-            elif op == OP_SRLI:  x[i.rd] = x[i.rs1] >> (i.imm & 63)
-            elif op == OP_SRAI:  x[i.rd] = <uint64_t>(<int64_t>x[i.rs1] >> (i.imm & 63))
-            elif op == OP_ADD:   x[i.rd] = x[i.rs1] + x[i.rs2]
-            elif op == OP_SUB:   x[i.rd] = x[i.rs1] - x[i.rs2]
-            elif op == OP_SLL:   x[i.rd] = x[i.rs1] << (x[i.rs2] & 63)
-            elif op == OP_SLT:   x[i.rd] = <int64_t>x[i.rs1] < <int64_t>x[i.rs2]
-            elif op == OP_SLTU:  x[i.rd] = x[i.rs1] < x[i.rs2]
-            elif op == OP_XOR:   x[i.rd] = x[i.rs1] ^ x[i.rs2]
-            elif op == OP_SRL:   x[i.rd] = x[i.rs1] >> (x[i.rs2] & 63)
-            elif op == OP_SRA:   x[i.rd] = <uint64_t>(<int64_t>x[i.rs1] >> (x[i.rs2] & 63))
-            elif op == OP_OR:    x[i.rd] = x[i.rs1] | x[i.rs2]
-            elif op == OP_AND:   x[i.rd] = x[i.rs1] & x[i.rs2]
-            elif op == OP_ADDIW: x[i.rd] = sext(<uint32_t>x[i.rs1] + <uint32_t>i.imm)
-            elif op == OP_SLLIW: x[i.rd] = sext(<uint32_t>x[i.rs1] << (i.imm & 31))
-            elif op == OP_SRLIW: x[i.rd] = sext(<uint32_t>x[i.rs1] >> (i.imm & 31))
-            elif op == OP_SRAIW: x[i.rd] = sext(<uint32_t>(<int32_t>x[i.rs1] >> (i.imm & 31)))
-            elif op == OP_ADDW:  x[i.rd] = sext(<uint32_t>x[i.rs1] + <uint32_t>x[i.rs2])
-            elif op == OP_SUBW:  x[i.rd] = sext(<uint32_t>x[i.rs1] - <uint32_t>x[i.rs2])
-            elif op == OP_SLLW:  x[i.rd] = sext(<uint32_t>x[i.rs1] << (x[i.rs2] & 31))
-            elif op == OP_SRLW:  x[i.rd] = sext(<uint32_t>x[i.rs1] >> (x[i.rs2] & 31))
-            elif op == OP_SRAW:  x[i.rd] = sext(<uint32_t>(<int32_t>x[i.rs1] >> (x[i.rs2] & 31)))
-            elif op == OP_FENCE: pass  # one hart, and devices act between instructions
-            # loads: one compare and one add, or a miss
-            elif op == OP_LB:
-                a = x[i.rs1] + <uint64_t><int64_t>i.imm
-                e = &tlb[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)]
-                if likely(e.read_tag == a & <uint64_t><int64_t>ALIGN_1): x[i.rd] = <uint64_t><int64_t>(<int8_t*>(e.addend + a))[0]
-                elif load_missed(h, i, a): status = FAULT; break
-            elif op == OP_LBU:
-                a = x[i.rs1] + <uint64_t><int64_t>i.imm
-                e = &tlb[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)]
-                if likely(e.read_tag == a & <uint64_t><int64_t>ALIGN_1): x[i.rd] = (<uint8_t*>(e.addend + a))[0]
-                elif load_missed(h, i, a): status = FAULT; break
-            elif op == OP_LH:
-                a = x[i.rs1] + <uint64_t><int64_t>i.imm
-                e = &tlb[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)]
-                if likely(e.read_tag == a & <uint64_t><int64_t>ALIGN_2): x[i.rd] = <uint64_t><int64_t>(<int16_t*>(e.addend + a))[0]
-                elif load_missed(h, i, a): status = FAULT; break
-            elif op == OP_LHU:
-                a = x[i.rs1] + <uint64_t><int64_t>i.imm
-                e = &tlb[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)]
-                if likely(e.read_tag == a & <uint64_t><int64_t>ALIGN_2): x[i.rd] = (<uint16_t*>(e.addend + a))[0]
-                elif load_missed(h, i, a): status = FAULT; break
-            elif op == OP_LW:
-                a = x[i.rs1] + <uint64_t><int64_t>i.imm
-                e = &tlb[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)]
-                if likely(e.read_tag == a & <uint64_t><int64_t>ALIGN_4): x[i.rd] = <uint64_t><int64_t>(<int32_t*>(e.addend + a))[0]
-                elif load_missed(h, i, a): status = FAULT; break
-            elif op == OP_LWU:
-                a = x[i.rs1] + <uint64_t><int64_t>i.imm
-                e = &tlb[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)]
-                if likely(e.read_tag == a & <uint64_t><int64_t>ALIGN_4): x[i.rd] = (<uint32_t*>(e.addend + a))[0]
-                elif load_missed(h, i, a): status = FAULT; break
-            elif op == OP_LD:
-                a = x[i.rs1] + <uint64_t><int64_t>i.imm
-                e = &tlb[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)]
-                if likely(e.read_tag == a & <uint64_t><int64_t>ALIGN_8): x[i.rd] = (<uint64_t*>(e.addend + a))[0]
-                elif load_missed(h, i, a): status = FAULT; break
-            # stores
-            elif op == OP_SB:
-                a = x[i.rs1] + <uint64_t><int64_t>i.imm
-                e = &tlb[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)]
-                if likely(e.write_tag == a & <uint64_t><int64_t>ALIGN_1): (<uint8_t*>(e.addend + a))[0] = <uint8_t>x[i.rs2]
-                else:
-                    status = store_missed(h, i, a)
-                    if status: break
-            elif op == OP_SH:
-                a = x[i.rs1] + <uint64_t><int64_t>i.imm
-                e = &tlb[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)]
-                if likely(e.write_tag == a & <uint64_t><int64_t>ALIGN_2): (<uint16_t*>(e.addend + a))[0] = <uint16_t>x[i.rs2]
-                else:
-                    status = store_missed(h, i, a)
-                    if status: break
-            elif op == OP_SW:
-                a = x[i.rs1] + <uint64_t><int64_t>i.imm
-                e = &tlb[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)]
-                if likely(e.write_tag == a & <uint64_t><int64_t>ALIGN_4): (<uint32_t*>(e.addend + a))[0] = <uint32_t>x[i.rs2]
-                else:
-                    status = store_missed(h, i, a)
-                    if status: break
-            elif op == OP_SD:
-                a = x[i.rs1] + <uint64_t><int64_t>i.imm
-                e = &tlb[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)]
-                if likely(e.write_tag == a & <uint64_t><int64_t>ALIGN_8): (<uint64_t*>(e.addend + a))[0] = x[i.rs2]
-                else:
-                    status = store_missed(h, i, a)
-                    if status: break
-            # jumps and branches: pc becomes the next block's
-            elif op == OP_BEQ:
-                way = x[i.rs1] == x[i.rs2]
-                pc += <uint64_t><int64_t>i.imm if way else i.offset + i.length
-                break
-            elif op == OP_BNE:
-                way = x[i.rs1] != x[i.rs2]
-                pc += <uint64_t><int64_t>i.imm if way else i.offset + i.length
-                break
-            elif op == OP_BLT:
-                way = <int64_t>x[i.rs1] < <int64_t>x[i.rs2]
-                pc += <uint64_t><int64_t>i.imm if way else i.offset + i.length
-                break
-            elif op == OP_BGE:
-                way = <int64_t>x[i.rs1] >= <int64_t>x[i.rs2]
-                pc += <uint64_t><int64_t>i.imm if way else i.offset + i.length
-                break
-            elif op == OP_BLTU:
-                way = x[i.rs1] < x[i.rs2]
-                pc += <uint64_t><int64_t>i.imm if way else i.offset + i.length
-                break
-            elif op == OP_BGEU:
-                way = x[i.rs1] >= x[i.rs2]
-                pc += <uint64_t><int64_t>i.imm if way else i.offset + i.length
-                break
-            elif op == OP_JAL:
-                x[i.rd] = pc + i.offset + i.length
-                pc += <uint64_t><int64_t>i.imm
-                way = 1
-                break
-            elif op == OP_JALR:
-                target = (x[i.rs1] + <uint64_t><int64_t>i.imm) & ~<uint64_t>1
-                x[i.rd] = pc + i.offset + i.length
-                pc = target
-                way = LINK_NONE
-                break
-            elif op == OP_NEXT:
-                pc += i.offset
-                way = 0
-                break
-            # M
-            elif op == OP_MUL:    x[i.rd] = x[i.rs1] * x[i.rs2]
-            elif op == OP_MULH:   x[i.rd] = mulh(<int64_t>x[i.rs1], <int64_t>x[i.rs2])
-            elif op == OP_MULHSU: x[i.rd] = mulhsu(<int64_t>x[i.rs1], x[i.rs2])
-            elif op == OP_MULHU:  x[i.rd] = mulhu(x[i.rs1], x[i.rs2])
-            elif op == OP_DIV:    x[i.rd] = div64(<int64_t>x[i.rs1], <int64_t>x[i.rs2])
-            elif op == OP_DIVU:   x[i.rd] = divu64(x[i.rs1], x[i.rs2])
-            elif op == OP_REM:    x[i.rd] = rem64(<int64_t>x[i.rs1], <int64_t>x[i.rs2])
-            elif op == OP_REMU:   x[i.rd] = remu64(x[i.rs1], x[i.rs2])
-            elif op == OP_MULW:   x[i.rd] = sext(<uint32_t>x[i.rs1] * <uint32_t>x[i.rs2])
-            elif op == OP_DIVW:   x[i.rd] = div32(<int32_t>x[i.rs1], <int32_t>x[i.rs2])
-            elif op == OP_DIVUW:  x[i.rd] = divu32(<uint32_t>x[i.rs1], <uint32_t>x[i.rs2])
-            elif op == OP_REMW:   x[i.rd] = rem32(<int32_t>x[i.rs1], <int32_t>x[i.rs2])
-            elif op == OP_REMUW:  x[i.rd] = remu32(<uint32_t>x[i.rs1], <uint32_t>x[i.rs2])
-            # A
-            elif (op == OP_LR_W or op == OP_LR_D or op == OP_SC_W or op == OP_SC_D
-                  or op == OP_AMOSWAP_W or op == OP_AMOADD_W or op == OP_AMOXOR_W or op == OP_AMOAND_W or op == OP_AMOOR_W
-                  or op == OP_AMOMIN_W or op == OP_AMOMAX_W or op == OP_AMOMINU_W or op == OP_AMOMAXU_W
-                  or op == OP_AMOSWAP_D or op == OP_AMOADD_D or op == OP_AMOXOR_D or op == OP_AMOAND_D or op == OP_AMOOR_D
-                  or op == OP_AMOMIN_D or op == OP_AMOMAX_D or op == OP_AMOMINU_D or op == OP_AMOMAXU_D):
-                status = amo_status(h, i)
-                if status: break
-            # F and D: memory
-            elif op == OP_FLW:
-                if unlikely(h.mstatus & STATUS_FS == 0): raise_trap(h, CAUSE_ILLEGAL, 0); status = FAULT; break
-                a = x[i.rs1] + <uint64_t><int64_t>i.imm
-                e = &tlb[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)]
-                if likely(e.read_tag == a & <uint64_t><int64_t>ALIGN_4): h.f[i.rd] = (<uint32_t*>(e.addend + a))[0] | NAN_BOX
-                elif load_missed(h, i, a): status = FAULT; break
-                h.mstatus |= STATUS_FS
-            elif op == OP_FLD:
-                if unlikely(h.mstatus & STATUS_FS == 0): raise_trap(h, CAUSE_ILLEGAL, 0); status = FAULT; break
-                a = x[i.rs1] + <uint64_t><int64_t>i.imm
-                e = &tlb[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)]
-                if likely(e.read_tag == a & <uint64_t><int64_t>ALIGN_8): h.f[i.rd] = (<uint64_t*>(e.addend + a))[0]
-                elif load_missed(h, i, a): status = FAULT; break
-                h.mstatus |= STATUS_FS
-            elif op == OP_FSW:
-                if unlikely(h.mstatus & STATUS_FS == 0): raise_trap(h, CAUSE_ILLEGAL, 0); status = FAULT; break
-                a = x[i.rs1] + <uint64_t><int64_t>i.imm
-                e = &tlb[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)]
-                if likely(e.write_tag == a & <uint64_t><int64_t>ALIGN_4): (<uint32_t*>(e.addend + a))[0] = <uint32_t>h.f[i.rs2]
-                else:
-                    status = store_missed(h, i, a)
-                    if status: break
-            elif op == OP_FSD:
-                if unlikely(h.mstatus & STATUS_FS == 0): raise_trap(h, CAUSE_ILLEGAL, 0); status = FAULT; break
-                a = x[i.rs1] + <uint64_t><int64_t>i.imm
-                e = &tlb[(a >> PAGE_SHIFT) & (TLB_SIZE - 1)]
-                if likely(e.write_tag == a & <uint64_t><int64_t>ALIGN_8): (<uint64_t*>(e.addend + a))[0] = h.f[i.rs2]
-                else:
-                    status = store_missed(h, i, a)
-                    if status: break
-            # system
-            elif op == OP_CSR_INLINE:
-                if not csr_status(h, i): status = FAULT; break
-            elif (op == OP_ECALL or op == OP_EBREAK or op == OP_MRET or op == OP_SRET or op == OP_WFI or op == OP_SFENCE_VMA
-                  or op == OP_FENCE_I or op == OP_ILLEGAL or op == OP_CSRRW or op == OP_CSRRS or op == OP_CSRRC
-                  or op == OP_CSRRWI or op == OP_CSRRSI or op == OP_CSRRCI):
-                if system(h, i, pc + i.offset) == FAULT:
-                    h.countdown += 1
-                return                 # h.pc is set, and these are always the last of their block
-            # F and D: everything else
-            else:
-                if unlikely(not fp_status(h, i)): raise_trap(h, CAUSE_ILLEGAL, 0); status = FAULT; break
-            i += 1
-        if unlikely(status != CONTINUE):
-            h.pc = pc + i.offset
-            h.countdown += block.count - (i - block.insns)
-            if status == LEAVE:
-                h.pc += i.length
-                h.countdown -= 1
-            return
-        if way < LINK_NONE:
-            successor = block.link[way]
-            if likely(successor != NULL):
-                block = successor
-                continue
-        entry = jump_entry(h, pc)
-        if unlikely(entry.tag != pc):
-            h.pc = pc
-            return
-        # a link may join only blocks of one physical page, which one virtual page shows at a time
-        if way < LINK_NONE and block.pa != NONE and (entry.block.pa ^ block.pa) >> PAGE_SHIFT == 0:
-            if linkable(h, pc, block, i, way):
-                block.link[way] = entry.block
-        block = entry.block
-
-
-cdef inline bint linkable(Hart* h, uint64_t target, Block* block, Insn* i, uint32_t way) noexcept nogil:
-    """Whether a jump stays within the virtual page: equal physical pages may also be two virtual ones."""
-    cdef uint64_t within = block.pa & (PAGE_SIZE - 1)
-    cdef int64_t step = <int64_t>i.imm if way and i.op != OP_NEXT else <int64_t>(i.offset + i.length)
-    return <uint64_t>(<int64_t>within + step) < PAGE_SIZE
+cdef extern from *:
+    """
+    #if defined(__OPTIMIZE__) && !defined(__SANITIZE_ADDRESS__)
+    #define VPOD_CHUNK 16384           /* arms jump to the next one */
+    #else
+    #define VPOD_CHUNK 512             /* arms call the next one: the stack has to hold them all */
+    #endif
+    """
+    const int64_t CHUNK "VPOD_CHUNK"   # instructions between looks at the clock: some 30 µs
 
 
 # ---- the run loop --------------------------------------------------------------------------------------------
@@ -476,7 +146,8 @@ cdef Exit run_loop(Hart* h) noexcept nogil:
                 else:
                     block = find_block(h, <uint32_t>h.countdown)
             if likely(block != NULL):      # what the jump cache knew may have been unmapped, unfenced, and gone from the TLB
-                execute(h, block)
+                h.block_pc = h.pc
+                enter(h, block)
         if h.mmio_state >= MMIO_READY:     # the device overwrote the instruction that had asked it
             h.mmio_state = MMIO_NONE
         if h.trap_pending:
@@ -535,6 +206,7 @@ cdef class Cpu:
         self.h.code_pages = <CodePage**>calloc(ram_size >> PAGE_SHIFT, sizeof(CodePage*))
         self.h.block_hash = <Block**>calloc(HASH_SIZE, sizeof(Block*))
         self.h.arena = <uint8_t*>map_memory(ARENA_SIZE, -1)
+        fill_arms(self.h.arms)
         if self.h.code_pages == NULL or self.h.block_hash == NULL or self.h.arena == NULL:
             raise MemoryError("cannot allocate the tables of decoded code")
         self.reset()

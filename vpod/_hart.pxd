@@ -81,7 +81,12 @@ cdef enum:                     # accrued exceptions, F extension, "fflags"
     FFLAG_DZ = 8
     FFLAG_NV = 16
 
-cdef struct Insn:              # a decoded instruction, 16 bytes
+cdef struct Hart
+cdef struct Insn
+ctypedef void (*Arm)(Hart* h, Insn* i) noexcept nogil      # what an instruction does, and then all that follow
+
+cdef struct Insn:              # a decoded instruction, 24 bytes
+    Arm run                    # set when its block is built
     uint16_t op                # an Op of _decode.pxd
     uint8_t rd                 # 32 for integer destinations of x0; 0..31 for f registers
     uint8_t rs1                # register number, or the 5-bit immediate of csrr*i
@@ -183,5 +188,8 @@ cdef struct Hart:
     Block** block_hash
     uint8_t* arena
     uint64_t arena_used
+    Arm arms[256]              # by op; _arms.pxd fills it
+    uint64_t block_pc          # while arms run: the virtual address of the running block
+    Block* block               #   and the block
     JumpEntry jump[PRIV_M + 1][JUMP_SIZE]      # by privilege
-    uint64_t scratch[64]       # a Block that is used once: page-crossing or cut short
+    uint64_t scratch[80]       # a Block that is used once: page-crossing or cut short
