@@ -3,6 +3,7 @@
     vpod-build alpine-3.23
     vpod-build debian-13 --add git --run 'git config --system init.defaultBranch main' -o work.snap
     vpod-build --list | --explain RECIPE | --default
+    vpod-build --publish DIR
 
 Messages and progress go to standard error, what was asked for (a list, an explanation) to standard output. Exit codes:
 0, 2 for wrong usage, 125 when the build failed, 130 when it was interrupted.
@@ -35,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="Places tried before a recipe's own: VPOD_SOURCES (folders and URLs). Debian's mirror: --mirror, "
         "VPOD_DEBIAN_MIRROR, or this host's apt configuration. VPOD_OFFLINE=1 uses no network. Files: VPOD_HOME.",
     )
-    what = line.add_mutually_exclusive_group(required=True)
+    what = line.add_mutually_exclusive_group()
     what.add_argument("recipe", nargs="?", metavar="RECIPE", help="alpine-3.23, debian:13, or a .toml file of your own")
     what.add_argument("--list", action="store_true", help="list the recipes that come with vpod")
     what.add_argument("--explain", metavar="RECIPE", help="show what a recipe does, without doing it")
@@ -46,7 +47,12 @@ def parser() -> argparse.ArgumentParser:
     line.add_argument("--mirror", metavar="URL", help="the mirror: Debian's or Alpine's, as the recipe asks")
     line.add_argument("--add", action="append", default=[], metavar="PKG", help="install this package too (repeatable)")
     line.add_argument("--run", action="append", default=[], metavar="CMD", help="run this in the machine at last")
-    line.add_argument("--publish", type=Path, metavar="DIR", help="also put it into a catalogue for a web server")
+    line.add_argument(
+        "--publish",
+        type=Path,
+        metavar="DIR",
+        help="put it into a catalogue for a web server; without RECIPE, all that is here",
+    )
     line.add_argument("--json", action="store_true", help="with --list: as JSON")
     line.add_argument("-q", "--quiet", action="store_true", help="no progress, only errors")
     line.add_argument("--version", action="version", version=f"vpod-build {vpod.__version__}")
@@ -57,12 +63,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; gives the exit code."""
     line = parser()
     options = line.parse_args(arguments)
+    asked = options.recipe or options.list or options.explain or options.default
+    if not asked and not options.publish:
+        line.error("name a RECIPE, or ask for --list, --explain RECIPE, --default or --publish DIR")
     report = Report(quiet=options.quiet)
     try:
         if options.list:
             return show_list(as_json=options.json)
         if options.explain:
             return explain(recipes.find(options.explain))
+        if not asked:
+            return publish(options.publish, report)
         return build(options, report)
     except SnapshotNotFound as error:
         report.error(f"vpod-build: {error}")
@@ -115,6 +126,17 @@ def explain(recipe: Recipe) -> int:
         print(f"warm        Python waits with {', '.join(recipe.warm)} imported")
         for command in recipe.warm_runs:
             print(f"            run once: {command}")
+    return 0
+
+
+def publish(folder: Path, report: Report) -> int:
+    """`--publish` alone: whatever is on this machine and sound, into one catalogue."""
+    from vpod import snapshots
+
+    here = [row["path"] for row in snapshots.local() if not row["damaged"]]
+    if not here:
+        raise SnapshotNotFound("there is no snapshot here to publish; name a RECIPE to make one")
+    report.line(f"Published {len(here)} in {snapshots.publish(folder, here)}")
     return 0
 
 
