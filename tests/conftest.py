@@ -12,6 +12,7 @@ Example::
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -32,7 +33,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Before any test: their own VPOD_HOME, and none of the user's choices that would change what they see."""
+    """Before any test: their own VPOD_HOME, none of the user's choices that would change what they see, and Ctrl-C.
+
+    A shell that starts the tests in the background has SIGINT ignored, which every child would inherit.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ["VPOD_HOME"] = str(real_snapshots.own_home())
     for name in ("VPOD_SNAPSHOT", "VPOD_REGISTRY", "VPOD_OFFLINE", "VPOD_LOG"):
         os.environ.pop(name, None)
