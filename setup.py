@@ -1,7 +1,7 @@
 """Builds the core and the guest agent; everything else about the package is in pyproject.toml.
 
-Environment: VPOD_CHECKED=1 builds the core with Cython's bounds checks, VPOD_SANITIZE=1 with AddressSanitizer and UBSan,
-VPOD_AGENT=skip leaves the guest agent out (the package then runs snapshots but can't build them).
+Environment: VPOD_CHECKED=1 builds the core with Cython's bounds checks, VPOD_SANITIZE=1 with AddressSanitizer and
+UBSan, VPOD_AGENT=skip leaves the guest agent out (the package then runs snapshots but can't build them).
 """
 
 import importlib.util
