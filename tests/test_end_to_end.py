@@ -26,11 +26,11 @@ MEGABYTE = 1_000_000
 EVERY_BYTE = bytes(range(256))
 
 
-def vpod(*arguments: str, stdin: bytes | None = None, **environ: str) -> subprocess.CompletedProcess[bytes]:
-    """Run the command ``vpod``; without `stdin` it gets the null device."""
+def vpod(*arguments: str, stdin: bytes = b"", **environ: str) -> subprocess.CompletedProcess[bytes]:
+    """Run the command ``vpod`` with `stdin` on its standard input."""
     return subprocess.run(
         [sys.executable, "-m", "vpod", *arguments],
-        **({"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}),  # type: ignore[arg-type]
+        input=stdin,
         capture_output=True,
         cwd=ROOT,
         env={**os.environ, **environ},
@@ -205,7 +205,8 @@ class Terminal:
         """What it ends with; waits for its end."""
         self.child.expect(pexpect.EOF)
         self.child.wait()
-        return self.child.exitstatus
+        code: int | None = self.child.exitstatus
+        return code
 
     def close(self) -> None:
         self.child.close(force=True)
