@@ -117,7 +117,7 @@ class TestTimeouts:
 
     def test_a_fork_bomb(self, snapshot: str) -> None:
         with Sandbox.create(snapshot) as box:
-            r = box.commands.run("bomb() { bomb | bomb & }; bomb; while :; do :; done", timeout=3)
+            r = box.commands.run("sh -c 'bomb() { bomb | bomb & }; bomb' & while :; do :; done", timeout=3)
             assert r.exit_code == 124
             assert box.commands.run("unset -f bomb; echo on", timeout=60).stdout == "on"
             assert len(processes(box).split("\n")) < 100
