@@ -14,5 +14,5 @@ if __name__ == "__main__":
     mode = os.environ.get("FAKE_MODE", "honest")
     cached = Cached({"name": "fake", "tag": "1"}, b"state", os.devnull)
     link.worker_command = lambda: [sys.executable, FAKE_WORKER, mode]
-    snapshots.default = lambda progress=None: cached  # type: ignore[assignment, misc, return-value]
+    snapshots.default = lambda progress=None, quiet=False: cached  # type: ignore[assignment, misc, return-value]
     sys.exit(cli.main())

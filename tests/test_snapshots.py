@@ -37,10 +37,10 @@ print("data must not go to standard output")
 time.sleep(0.3)
 if (home / "fail").exists():
     sys.exit(125)
-ref = "debian:13" if sys.argv[1] == "--default" else sys.argv[1].replace("-", ":", 1)
+ref = "debian:13" if sys.argv[-1] == "--default" else sys.argv[-1].replace("-", ":", 1)
 if not (home / "do nothing").exists():
     snapshot.write(snapshots.path_of(ref), {"name": ref}, b"built", memoryview(bytearray(64 << 20)))
-    if sys.argv[1] == "--default":
+    if sys.argv[-1] == "--default":
         snapshots.set_default(ref)
 '''
 
@@ -341,6 +341,13 @@ def test_what_only_a_recipe_makes_is_built_once(builder: Path, capfd: pytest.Cap
     assert calls(builder) == [["alpine-3.22"]]
     out, err = capfd.readouterr()
     assert out == "" and "data must not go to standard output" in err
+
+
+def test_a_build_can_be_silenced(builder: Path) -> None:
+    snapshots.pull("alpine:3.22", quiet=True)
+    snapshots.locate("alpine:3.20", quiet=True)
+    snapshots.default(quiet=True)
+    assert calls(builder) == [["-q", "alpine-3.22"], ["-q", "alpine-3.20"], ["-q", "--default"]]
 
 
 def test_latest_is_built_by_the_recipe_that_says_so(builder: Path) -> None:

@@ -204,14 +204,14 @@ def _open(name: str | None, quiet: bool) -> Sandbox:
     from vpod.sandbox import Sandbox
 
     with _Progress(quiet) as progress:
-        return Sandbox.create(name, progress=progress)
+        return Sandbox.create(name, progress=progress, quiet=quiet)
 
 
 def _pull(options: argparse.Namespace) -> int:
     from vpod import snapshots
 
     with _Progress(options.quiet) as progress:
-        print(snapshots.pull(options.name, progress))
+        print(snapshots.pull(options.name, progress, quiet=options.quiet))
     return 0
 
 

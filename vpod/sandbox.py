@@ -63,13 +63,14 @@ class Sandbox:
         env: Mapping[str, str] | None = None,
         timeout: float = START_TIMEOUT,
         progress: Callable[[int, int], None] | None = None,
+        quiet: bool = False,
     ) -> Sandbox:
         """Start a sandbox from `snapshot`: ``NAME[:TAG]``, or the path of a ``.snap`` file.
 
         ``None`` is the default snapshot. One that is not on this machine is fetched or made first, which takes minutes;
-        `progress` then hears of bytes done and of all there are. `env` holds variables for the session, for every
-        command and for the Python runner. `timeout` is how many seconds the guest may take to report ready once its
-        snapshot is there.
+        `progress` then hears of bytes done and of all there are, and a build reports to standard error unless it is to
+        be `quiet`. `env` holds variables for the session, for every command and for the Python runner. `timeout` is how
+        many seconds the guest may take to report ready once its snapshot is there.
 
         Raises `SnapshotNotFound`, `SnapshotDamaged`, `SnapshotTooNew`; `BuildError`, `SourceError` and `RegistryError`
         when a snapshot must be made or fetched and can't be; `WorkerDied`, `GuestStopped`, `AgentError` when it doesn't
@@ -82,10 +83,10 @@ class Sandbox:
             from vpod import snapshots
 
             if snapshot is None:
-                cached = snapshots.default(progress)
+                cached = snapshots.default(progress, quiet=quiet)
             else:
                 named = snapshot if isinstance(snapshot, str) else os.path.abspath(snapshot)
-                cached = snapshots.locate(named, progress=progress)
+                cached = snapshots.locate(named, progress=progress, quiet=quiet)
             box = cls(link, cached, variables)
             box._start(cached, timeout)
         except BaseException:

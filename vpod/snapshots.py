@@ -188,11 +188,11 @@ class Cached(NamedTuple):
     path: Path
 
 
-def locate(ref: str, *, fetch: bool = True, progress: Progress | None = None) -> Cached:
+def locate(ref: str, *, fetch: bool = True, progress: Progress | None = None, quiet: bool = False) -> Cached:
     """The snapshot `ref`, `NAME[:TAG]` or a path, ready to run.
 
     When it is not here and `fetch` holds, it is pulled first; `progress` hears of bytes, while downloading and again
-    while expanding. Raises `SnapshotNotFound`, and what `pull` and `Snapshot` raise.
+    while expanding; `quiet` silences a build. Raises `SnapshotNotFound`, and what `pull` and `Snapshot` raise.
     """
     if "/" in ref or ref.endswith(".snap"):
         return _ready(Path(ref), progress)
@@ -200,11 +200,11 @@ def locate(ref: str, *, fetch: bool = True, progress: Progress | None = None) ->
     if path is None:
         if not fetch:
             raise SnapshotNotFound(f"{ref}: there is no such snapshot here; `vpod pull {ref}` gets it")
-        path = pull(ref, progress)
+        path = pull(ref, progress, quiet=quiet)
     return _ready(path, progress)
 
 
-def default(progress: Progress | None = None) -> Cached:
+def default(progress: Progress | None = None, *, quiet: bool = False) -> Cached:
     """The default snapshot, ready to run.
 
     It is the file `VPOD_SNAPSHOT`; else the one that was made the default (`set_default`); else one with Python among
@@ -218,7 +218,7 @@ def default(progress: Progress | None = None) -> Cached:
         with paths.locked(paths.snapshot_folder() / ".default.lock"):
             path = _default_here() or _default_from_registry(progress)
             if path is None:
-                _build("--default")
+                _build("--default", quiet)
                 path = _default_here()
     if path is None:
         raise BuildError("vpod-build --default made no snapshot; its messages above say why")
@@ -325,11 +325,12 @@ def _parse_state(data: bytes, identity: str) -> tuple[dict[str, Any], bytes, int
 # --- coming and going ------------------------------------------------------------------------------------------------
 
 
-def pull(ref: str, progress: Progress | None = None) -> Path:
+def pull(ref: str, progress: Progress | None = None, *, quiet: bool = False) -> Path:
     """Gets the snapshot `ref` from the registry, or, if no registry has it, makes it from its built-in recipe.
 
     Returns its file. What the registry has replaces what is here, unless it is the same; what only a recipe makes is
-    made once (`remove` it to make it anew). `progress` hears of bytes downloaded; a build reports to standard error.
+    made once (`remove` it to make it anew). `progress` hears of bytes downloaded; a build reports to standard error
+    unless it is to be `quiet`.
 
     Raises `SnapshotNotFound` when nobody has it, `RegistryError`, `BuildError`, `SnapshotError`.
     """
@@ -348,7 +349,7 @@ def pull(ref: str, progress: Progress | None = None) -> Path:
     path = _path(Ref(recipe.name, recipe.tag))
     with paths.locked(path.with_name(f".{recipe.key}.lock")):
         if not path.exists():
-            _build(recipe.key)
+            _build(recipe.key, quiet)
     if not path.exists():
         raise BuildError(f"vpod-build {recipe.key} did not make {path}; its messages above say why")
     return path
@@ -364,8 +365,8 @@ def _offered(ref: Ref) -> dict[str, Any] | None:
     return entries.get(latest or ref) or entries.get(_canonical(ref))
 
 
-def _build(argument: str) -> None:
-    """Runs `vpod-build argument`, whose messages go to standard error. Raises `BuildError`."""
+def _build(argument: str, quiet: bool) -> None:
+    """Runs `vpod-build argument`, whose messages go to standard error: errors only if `quiet`. Raises `BuildError`."""
     import subprocess
     from importlib.util import find_spec
 
@@ -374,7 +375,7 @@ def _build(argument: str) -> None:
     # As `-m vpod_builder`, but without the current folder on the path: whatever lies there is not ours to run.
     program = "import sys; sys.path[:] = filter(None, sys.path)\nimport runpy; runpy.run_module('vpod_builder', None, "
     program += "'__main__', True)"
-    command = [sys.executable, "-c", program, argument]
+    command = [sys.executable, "-c", program, *(["-q"] if quiet else []), argument]
     code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.__stderr__ or 2).returncode
     if code:
         raise BuildError(f"vpod-build {argument} failed with exit code {code}; its messages above say why")
