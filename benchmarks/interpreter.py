@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (BenchmarkError, VpodError) as error:
         print(f"benchmarks.interpreter: {error}", file=sys.stderr)
         return 125
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     console.print(result.table())
     for engine, share in result.shares().items():
         if share < MIN_SHARE:

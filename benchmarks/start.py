@@ -232,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (BenchmarkError, VpodError) as error:
         print(f"benchmarks.start: {error}", file=sys.stderr)
         return 125
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     console.print(table(figures))
     if load > MAX_LOAD:
         console.print(f"Disturbed: the load average was {load:.1f} before the run. Run it again on a quiet machine.")

@@ -129,7 +129,8 @@ class TestWell:
 
     def test_settling_is_over_when_the_kernel_ends_it_for_want_of_memory(self, alpine: str) -> None:
         with Sandbox.create(alpine) as box:
-            kill = "until [ $(pidof vpod-agent | wc -w) = 3 ]; do :; done; kill -9 $(pidof vpod-agent | cut -d ' ' -f 1)"
+            kill = "until [ $(pidof vpod-agent | wc -w) = 3 ]; do :; done; "
+            kill += "kill -9 $(pidof vpod-agent | cut -d ' ' -f 1)"
             killer = threading.Thread(target=box.commands.run, args=([box.shell, "-c", kill],), kwargs={"timeout": 30})
             killer.start()
             done = box._ask(Kind.SETTLE, b"", Kind.DONE, time.monotonic() + 60)
