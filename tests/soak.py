@@ -110,9 +110,9 @@ def footprint(box: Sandbox) -> Footprint:
 
 
 def private_memory(process: int | str) -> int:
-    """Bytes of a process's memory that are shared with no other."""
+    """Bytes of memory that the process has written. Pages of the snapshot that it only reads are the page cache's."""
     text = Path(f"/proc/{process}/smaps_rollup").read_text()
-    return sum(int(kilobytes) << 10 for kilobytes in re.findall(r"^Private_\w+: *(\d+) kB$", text, re.MULTILINE))
+    return sum(int(kilobytes) << 10 for kilobytes in re.findall(r"^Private_Dirty: *(\d+) kB$", text, re.MULTILINE))
 
 
 # What may be a coincidence: caches of the guest's kernel, an allocator's arena, a kernel thread more or less.
