@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,12 @@ def test_what_a_sandbox_needs_is_here() -> None:
     for name in ("Python", "core", "worker", "files"):
         assert findings[name].state == "ok", findings[name]
     assert "computes" in findings["core"].found
+
+
+def test_the_libraries_looked_for_are_those_the_package_asks_for() -> None:
+    text = (Path(__file__).parent.parent / "pyproject.toml").read_text()
+    asked = re.findall(r'^    "([\w-]+)>=', text, re.MULTILINE)
+    assert set(doctor.LIBRARIES) | {"tomli"} == set(asked)
 
 
 def test_a_worker_that_does_not_start_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,11 +119,13 @@ def _worker() -> _Answer:
     return "missing", str(answer), "set VPOD_LOG=FILE, try again and read that file"
 
 
+LIBRARIES = ("zstandard", "rich", "pysequoia", *(() if sys.version_info >= (3, 11) else ("tomli",)))
+
+
 def _libraries() -> _Answer:
     from importlib.util import find_spec
 
-    needed = {"zstandard": "zstandard", "rich": "rich", "debian": "python-debian", "pysequoia": "pysequoia"}
-    absent = [package for module, package in needed.items() if find_spec(module) is None]
+    absent = [library for library in LIBRARIES if find_spec(library) is None]
     if absent:
         return "missing", f"not installed: {', '.join(absent)}", f"pip install {' '.join(absent)}"
     return "ok", "all installed", ""

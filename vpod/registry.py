@@ -1,6 +1,6 @@
 """The registry: a static catalogue on any web server, and the snapshots that it lists. No server program is needed.
 
-`VPOD_REGISTRY` names the catalogue by URL (one that ends with `/` means the `catalog.json` in it); `publish` writes it:
+`VPOD_REGISTRY` names the catalogue by URL (one that does not end in `.json` is a folder, whose `catalog.json` is meant); `publish` writes it:
 
     {"format": 1, "snapshots": [{
         "name": "alpine", "tag": "3.23",              as in `vpod pull alpine:3.23`
@@ -112,7 +112,9 @@ def catalog_url() -> str | None:
         raise RegistryError(
             f"VPOD_REGISTRY is {url!r}: {error}; set it to the http, https or file URL of a catalogue"
         ) from None
-    return checked + CATALOG if checked.endswith("/") else checked
+    if checked.endswith(".json"):
+        return checked
+    return f"{checked}{'' if checked.endswith('/') else '/'}{CATALOG}"
 
 
 def _read_catalog(url: str) -> bytes:
