@@ -173,7 +173,7 @@ def web_server(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     folder.mkdir()
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield folder, f"http://127.0.0.1:{server.server_port}/vpod"
+    yield folder, f"http://127.0.0.1:{server.server_port}/vpod/"
     server.shutdown()
     server.server_close()
 

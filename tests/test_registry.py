@@ -167,7 +167,7 @@ def test_entries_come_checked_and_with_absolute_urls(site: Site, monkeypatch: py
         entry(tag="2", url="../up.snap"),
         entry(tag="3", url="https://elsewhere.example/x?y=1#fragment"),
     )
-    for url in (f"{site.url}deep", f"{site.url}deep/", f"{site.url}deep/catalog.json"):
+    for url in (f"{site.url}deep/", f"{site.url}deep/catalog.json"):
         monkeypatch.setenv("VPOD_REGISTRY", url)
         first, second, third = snapshots.fetch_registry()
         assert first == entry(url=f"{site.url}deep/demo.snap")

@@ -1,6 +1,6 @@
 """The registry: a static catalogue on any web server, and the snapshots that it lists. No server program is needed.
 
-`VPOD_REGISTRY` names the catalogue by URL (one that does not end in `.json` is a folder, whose `catalog.json` is meant); `publish` writes it:
+`VPOD_REGISTRY` names the catalogue by URL (one that ends with `/` means the `catalog.json` in it); `publish` writes it:
 
     {"format": 1, "snapshots": [{
         "name": "alpine", "tag": "3.23",              as in `vpod pull alpine:3.23`
@@ -112,9 +112,7 @@ def catalog_url() -> str | None:
         raise RegistryError(
             f"VPOD_REGISTRY is {url!r}: {error}; set it to the http, https or file URL of a catalogue"
         ) from None
-    if checked.endswith(".json"):
-        return checked
-    return f"{checked}{'' if checked.endswith('/') else '/'}{CATALOG}"
+    return checked + CATALOG if checked.endswith("/") else checked
 
 
 def _read_catalog(url: str) -> bytes:
@@ -145,7 +143,9 @@ def _parse_catalog(data: bytes, url: str) -> list[dict[str, Any]]:
     try:
         catalog = json.loads(data)
     except (ValueError, RecursionError):
-        raise RegistryError(f"{url}: is not JSON; VPOD_REGISTRY must name a catalogue") from None
+        raise RegistryError(
+            f"{url}: is not JSON; VPOD_REGISTRY must name a catalogue or, with a / at its end, the folder of one"
+        ) from None
     if type(catalog) is not dict or type(catalog.get("snapshots")) is not list:
         raise RegistryError(f'{url}: is not a catalogue: it must be {{"format": {FORMAT}, "snapshots": [...]}}')
     if catalog.get("format") != FORMAT or type(catalog["format"]) is not int:
