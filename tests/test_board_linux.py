@@ -1,8 +1,6 @@
 """Linux's own drivers on the board: OpenSBI and a kernel boot, and a small init asks about every device.
 
-The kernel is no part of the repository. ``VPOD_TEST_BOOT`` names a folder with ``fw_dynamic.bin`` (OpenSBI), ``Image``
-(the kernel, uncompressed) and ``modules/`` with virtio_mmio.ko, virtio-rng.ko and virtio_blk.ko where the kernel has
-them as modules; without it these tests are skipped. Debian's opensbi and linux-image packages hold all of them.
+Kernel and firmware are no part of the repository: they are fetched and verified as a build does it, and kept.
 """
 
 from __future__ import annotations
@@ -14,16 +12,33 @@ import time
 from pathlib import Path
 
 import pytest
+from vpod_builder.debian import Archive
+from vpod_builder.kernel import Kernel, describe, load
+from vpod_builder.progress import Report
+from vpod_builder.sources import Fetcher
 
 from vpod.devices.virtio.block import BufferDisk
+from vpod.errors import SourceError
 from vpod.machine import Event, Machine
 
-FOLDER = os.environ.get("VPOD_TEST_BOOT")
 COMPILER = "riscv64-linux-gnu-gcc"
-pytestmark = [
-    pytest.mark.skipif(not FOLDER, reason="VPOD_TEST_BOOT names no folder with fw_dynamic.bin, Image and modules/"),
-    pytest.mark.skipif(not shutil.which(COMPILER), reason=f"{COMPILER} is not installed: it compiles the guest's init"),
-]
+MODULES = ("virtio_mmio.ko", "virtio-rng.ko", "virtio_blk.ko")
+pytestmark = pytest.mark.skipif(
+    not shutil.which(COMPILER), reason=f"{COMPILER} is not installed: it compiles the guest's init"
+)
+
+
+@pytest.fixture(scope="module")
+def kernel() -> Kernel:
+    """Debian's stock kernel, its modules and OpenSBI."""
+    description = describe("debian-stock")
+    try:
+        archive = Archive(Fetcher(Report(quiet=True)), suite=description.suite, components=description.components)
+        return load(description, archive)
+    except SourceError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"no Debian mirror for the kernel: {error}")
 
 
 class Guest:
@@ -47,15 +62,16 @@ class Guest:
 
 
 @pytest.fixture(scope="module")
-def initrd(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def initrd(kernel: Kernel, tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A cpio with the compiled init and the modules."""
     root = tmp_path_factory.mktemp("root")
     source = Path(__file__).parent / "guest" / "board.c"
     subprocess.run([COMPILER, "-O2", "-static", "-w", "-o", root / "init", source], check=True)
     for folder in ("dev", "proc", "sys", "modules"):
         (root / folder).mkdir()
-    for module in (Path(FOLDER or "") / "modules").glob("*.ko"):
-        shutil.copy(module, root / "modules")
+    for path, module in kernel.modules.items():
+        if Path(path).name in MODULES:
+            (root / "modules" / Path(path).name).write_bytes(module)
     names = sorted(str(path.relative_to(root)) for path in root.rglob("*"))
     archive = subprocess.run(
         ["cpio", "-o", "-H", "newc", "--quiet"],
@@ -68,14 +84,11 @@ def initrd(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def booted(initrd: bytes, tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Path, Guest]:
+def booted(kernel: Kernel, initrd: bytes, tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Path, Guest]:
     """One boot for all tests: its saved state, its RAM file, and the guest as it was."""
-    folder = Path(FOLDER or "")
     disk = BufferDisk(bytearray(b"hello disk!".ljust(512) + bytes(1 << 20)))
     machine = Machine(256 << 20, disk)
-    machine.load(
-        (folder / "fw_dynamic.bin").read_bytes(), (folder / "Image").read_bytes(), initrd, "console=ttyS0 quiet"
-    )
+    machine.load(kernel.firmware, kernel.image, initrd, "console=ttyS0 quiet")
     guest = Guest(machine, disk)
     guest.wait(b"READY\n")
     path = tmp_path_factory.mktemp("saved") / "ram"
