@@ -64,6 +64,21 @@ def test_a_reboot_without_a_panic_is_none() -> None:
     assert guest.stopped == "reboot"
 
 
+LAST_WORDS = "---[ end Kernel panic - not syncing: no memory ]---\n"
+
+
+def test_a_kernel_that_panics_before_it_reads_its_options_is_not_waited_for() -> None:
+    """It turns on the spot for ever: the reboot that `panic=-1` asks for never comes."""
+    guest = machine(say(LAST_WORDS) + "\nspin: j spin")
+    assert guest.run(seconds=20) is Event.STOPPED and guest.stopped == "panic"
+
+
+@pytest.mark.parametrize("after", ["wait: wfi\nj wait", say("going on\n") + "\nspin: j spin"])
+def test_a_guest_that_only_prints_such_words_lives_on(after: str) -> None:
+    guest = machine(say(LAST_WORDS) + "\n" + after)
+    assert guest.run(seconds=2.5) is Event.TIME and guest.stopped is None
+
+
 def kernel_image(size: int = 8192) -> bytes:
     return struct.pack("<8xQQ32xI4x", 0x20_0000, 1 << 20, 0x0543_5352).ljust(size, b"k")
 

@@ -69,6 +69,8 @@ MAX_JSON, MAX_HART = 32 << 20, 1 << 20
 
 PANIC = b"Kernel panic - not syncing"
 PANIC_REACH = 16 << 10  # bytes of console after the words within which a reboot is the panic's doing
+PANIC_END = b"---[ end Kernel panic"  # said by a kernel that will not reboot: it panicked before it read its options
+PANIC_SPIN = 1.0  # seconds that a guest which has said so turns without a word before it is taken to be dead
 
 
 class Event(Enum):
@@ -96,6 +98,7 @@ class Machine:
         self.cpu = Cpu(self.bus, memory, ram_fd)
         self.ram = Ram(self.cpu, memory)
         self._panics = (_PanicWatch(), _PanicWatch())  # of the UART and of the console port
+        self._spins_since: float | None = None  # when it was first seen to turn on after its last words
         self._devices: dict[str, Any] = {}
         self._attach(disk)
         self._virtio: list[VirtioMmio] = [
@@ -174,12 +177,21 @@ class Machine:
         while self.stopped is None:
             sleeps = self.cpu.run(instructions) == EXIT_WFI
             self.uart.flush()
+            if self._panics[0].ended or self._panics[1].ended:
+                self._watch_spinning(sleeps)
             busy = self.service()
             if sleeps and not busy:
                 return self._sleep()
             if time.monotonic() >= end:
                 break
         return 0.0
+
+    def _watch_spinning(self, sleeps: bool) -> None:
+        """Stop a guest whose kernel has said its last words and now turns on the spot, which nothing would ever end."""
+        if sleeps or self._spins_since is None:
+            self._spins_since = time.monotonic()
+        elif time.monotonic() - self._spins_since > PANIC_SPIN:
+            self._stop("reboot")
 
     def service(self) -> bool:
         """Let devices do what waits for time or for a caller; True if one of them has more to do at once."""
@@ -303,6 +315,7 @@ class _PanicWatch:
     def __init__(self) -> None:
         self._tail = b""
         self._since = PANIC_REACH + 1  # bytes since the words were seen
+        self.ended = False  # the end of a panic was printed, and nothing after that line
 
     @property
     def recent(self) -> bool:
@@ -314,4 +327,6 @@ class _PanicWatch:
         text = self._tail + data
         at = text.rfind(PANIC)
         self._since = len(text) - at if at >= 0 else min(self._since + len(data), PANIC_REACH + 1)
-        self._tail = text[1 - len(PANIC) :]
+        end = text.rfind(PANIC_END)
+        self.ended = text.count(b"\n", end) <= 1 if end >= 0 else self.ended and b"\n" not in data.rstrip(b"\r\n")
+        self._tail = text[1 - max(len(PANIC), len(PANIC_END)) :]
