@@ -122,6 +122,13 @@ class TestTimeouts:
             assert box.commands.run("unset -f bomb; echo on", timeout=60).stdout == "on"
             assert len(processes(box).split("\n")) < 100
 
+    def test_a_fork_bomb_of_the_sessions_own_shell(self, debian: str) -> None:
+        with Sandbox.create(debian) as box:
+            r = box.commands.run("bomb() { bomb | bomb & }; bomb; while :; do :; done", timeout=3)
+            assert r.exit_code == 124
+            assert box.commands.run("unset -f bomb; echo on", timeout=60).stdout == "on"
+            assert len(processes(box).split("\n")) < 100
+
 
 class TestInput:
     def test_none_is_end_of_file(self, box: Sandbox) -> None:
