@@ -86,6 +86,15 @@ class Host:
         self.send(Kind.RUN, id, fields(*items, *more))
         return id
 
+    def ended(self, id: int, timeout: float) -> bool:
+        """Whether a request ends within `timeout` seconds; what it said stays for `finish`."""
+        end = time.monotonic() + timeout
+        while not any(f.id == id and f.kind == Kind.EXIT for f in self.frames):
+            left = end - time.monotonic()
+            if left <= 0 or not self.receive(left):
+                return False
+        return True
+
     def finish(self, id: int, timeout: float = PATIENCE) -> Result:
         """Everything said of a request, up to its end."""
         last = self.wait(lambda f: f.id == id and f.kind in (Kind.EXIT, Kind.ERROR, Kind.DONE), timeout)
