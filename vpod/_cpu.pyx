@@ -54,15 +54,15 @@ cdef extern from *:
     void* map_memory "vpod_map"(size_t size, int fd) noexcept nogil
     int munmap(void* address, size_t size) noexcept nogil
 
-EXIT_BUDGET = 0
-EXIT_WFI = 1
-EXIT_STOP = 2
-
 cdef enum Exit:
     LOOP_BUDGET = 0
     LOOP_WFI = 1
     LOOP_STOP = 2
-    LOOP_MMIO = 3
+    LOOP_MMIO = 3                      # never leaves run()
+
+EXIT_BUDGET = LOOP_BUDGET
+EXIT_WFI = LOOP_WFI
+EXIT_STOP = LOOP_STOP
 
 cdef extern from *:
     """
@@ -79,7 +79,6 @@ cdef extern from *:
 
 cdef uint64_t instruction_word(Hart* h, uint64_t pc) noexcept nogil:
     """The bits of the instruction at pc, which was just executed, for mtval and stval of an illegal instruction."""
-    cdef Block* block
     cdef uint64_t word = 0, pa = 0
     cdef uint32_t trap = h.trap_pending
     cdef uint64_t cause = h.trap_cause, value = h.trap_value

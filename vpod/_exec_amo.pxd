@@ -1,7 +1,7 @@
 """The A extension: LR, SC and the AMOs, on RAM only.
 
 One hart runs at a time, so an AMO is a load, an operation and a store; `aq` and `rl` ask for nothing more. The reservation is a physical
-address; it ends with any SC, any trap and any `fence.i`-free device write that the board reports (`Cpu.write`).
+address; it ends with any SC, any trap and any write of a device to it (`Cpu.write`).
 """
 
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t, uint8_t
