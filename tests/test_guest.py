@@ -34,12 +34,6 @@ def box(path: str) -> Iterator[Sandbox]:
         yield box
 
 
-@pytest.fixture(scope="module")
-def python_box(debian: str) -> Iterator[Sandbox]:
-    with Sandbox.create(debian) as box:
-        yield box
-
-
 def resident(pid: int) -> int:
     """Bytes of memory that are the process's own."""
     fields = Path(f"/proc/{pid}/status").read_text().split()
@@ -170,24 +164,24 @@ class TestEnds:
 
 
 class TestPython:
-    def test_the_examples(self, python_box: Sandbox) -> None:
-        assert python_box.code.run("import requests").error is None
-        python_box.code.run("data = [1, 2, 3]")
-        assert python_box.code.run("print(sum(data))").text == "6"
+    def test_the_examples(self, debian_box: Sandbox) -> None:
+        assert debian_box.code.run("import requests").error is None
+        debian_box.code.run("data = [1, 2, 3]")
+        assert debian_box.code.run("print(sum(data))").text == "6"
 
-    def test_errors_and_results(self, python_box: Sandbox) -> None:
-        run = python_box.code.run
+    def test_errors_and_results(self, debian_box: Sandbox) -> None:
+        run = debian_box.code.run
         assert run("1 + 1").result == "2"
         assert run("raise ValueError('boom')").error == "ValueError: boom"
         assert run("raise SystemExit(3)").error == "exited 3"
         x = run("import os; os.system('echo child'); print('own')")
         assert sorted(x.logs) == ["child", "own"]
 
-    def test_a_time_out_keeps_variables(self, python_box: Sandbox) -> None:
-        python_box.code.run("kept = 1")
-        x = python_box.code.run("print('so far', flush=True)\nwhile True: pass", timeout=1)
+    def test_a_time_out_keeps_variables(self, debian_box: Sandbox) -> None:
+        debian_box.code.run("kept = 1")
+        x = debian_box.code.run("print('so far', flush=True)\nwhile True: pass", timeout=1)
         assert (x.exit_code, x.error_name, x.text) == (124, "TimeoutError", "so far")
-        assert python_box.code.run("kept").result == "1"
+        assert debian_box.code.run("kept").result == "1"
 
     def test_a_snapshot_without_it_names_those_that_have(self, box: Sandbox) -> None:
         with pytest.raises(vpod.PythonNotAvailable, match="debian:13"):
