@@ -1,0 +1,37 @@
+"""The targets in the order in which they run: what each is compared with, and the least each form must reach."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+from tests.proof.pieces import Form
+
+
+@dataclass(frozen=True)
+class Target:
+    """One module of this package; `least` says, for each form, what its counts must come to."""
+
+    name: str
+    oracle: str
+    least: Mapping[Form, Mapping[str, int]] = field(default_factory=dict)
+
+    @property
+    def module(self) -> Any:
+        return import_module(f"tests.proof.{self.name}")
+
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target("builds", "the compilers' sanitizers, Cython's bounds checks, gcov"),
+        Target("user", "Unicorn", {"short": {"instructions": 20_000_000}, "long": {"instructions": 1_000_000_000}}),
+        Target("privileged", "QEMU", {"short": {"instructions": 1_000_000}, "long": {"instructions": 50_000_000}}),
+        Target("floats", "QEMU, host FPU", {"short": {"results": 5_000_000}, "long": {"results": 500_000_000}}),
+        Target("encodings", "QEMU, GNU binutils"),
+        Target("files", "declared errors only"),
+        Target("hostile", "a host that survives"),
+    )
+}
