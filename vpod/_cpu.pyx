@@ -289,18 +289,18 @@ cdef class Cpu:
         """Make run(), or the next one, return EXIT_STOP; from any thread, and from a device in an access, which is completed first."""
         self.h.stop_request = 1
 
-    def read(self, uint64_t address, uint64_t length):
+    def read(self, address, length):
         """Bytes of physical RAM. ValueError outside it."""
-        self.check(address, length)
-        return (<char*>(self.h.ram + (address - RAM_BASE)))[:length]
+        cdef uint64_t size = 0
+        cdef uint64_t offset = self.place(address, length, &size)
+        return (<char*>(self.h.ram + offset))[:size]
 
-    def write(self, uint64_t address, const uint8_t[::1] data):
+    def write(self, address, const uint8_t[::1] data):
         """Write physical RAM, as a device does: decoded code there is dropped. ValueError outside RAM."""
         cdef uint64_t length = data.shape[0], at, step, offset
         if length == 0:
             return
-        self.check(address, length)
-        offset = address - RAM_BASE
+        offset = self.place(address, length, &length)
         memcpy(self.h.ram + offset, &data[0], length)
         at = offset
         while at < offset + length:
@@ -309,18 +309,28 @@ cdef class Cpu:
                 step = offset + length - at
             code_written(self.h, at, step)
             at += step
-        if self.h.reservation < address + length and address < self.h.reservation + 8:     # any byte an LR may have read
-            self.h.reservation = NONE
+        if self.h.reservation < RAM_BASE + offset + length and RAM_BASE + offset < self.h.reservation + 8:
+            self.h.reservation = NONE                  # any byte an LR may have read
 
-    def view(self, uint64_t address, uint64_t length):
+    def view(self, address, length):
         """A read-only memoryview of physical RAM, without a copy; it keeps the RAM alive. ValueError outside it."""
-        self.check(address, length)
-        return memoryview(self.memory)[address - RAM_BASE:address - RAM_BASE + length]
+        cdef uint64_t size = 0
+        cdef uint64_t offset = self.place(address, length, &size)
+        return memoryview(self.memory)[offset:offset + size]
 
-    cdef check(self, uint64_t address, uint64_t length):
-        if length > self.h.ram_size or address < RAM_BASE or address - RAM_BASE > self.h.ram_size - length:
+    cdef uint64_t place(self, address, length, uint64_t* size) except? NONE:
+        """The offset into RAM of that many bytes at a physical address, whatever numbers these are; their `size` as well."""
+        cdef uint64_t at = 0
+        size[0] = NONE
+        try:
+            at = address
+            size[0] = length
+        except OverflowError:                          # negative, or beyond 64 bits
+            size[0] = NONE
+        if size[0] > self.h.ram_size or at < RAM_BASE or at - RAM_BASE > self.h.ram_size - size[0]:
             raise ValueError(f"{length} bytes at {address:#x} are not all in RAM, which is "
                              f"{self.h.ram_size:#x} bytes at {RAM_BASE:#x}")
+        return at - RAM_BASE
 
     def set_interrupt(self, int number, bint level):
         """Set or clear an interrupt line: 3 MSIP, 9 SEIP (the PLIC's, ORed with software's bit), 11 MEIP. ValueError for others."""
