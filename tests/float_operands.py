@@ -11,7 +11,7 @@ import random
 import struct
 from array import array
 
-from float_model import FORMATS, Format
+from tests.float_model import DOUBLE, FORMATS, Format
 
 
 def specials(form: Format) -> list[int]:
@@ -46,6 +46,16 @@ def saturation_edges(form: Format) -> list[int]:
             unit = 1 << (form.precision - 1 - exponent)
             edges += [bits + unit * k // 4 for k in range(-6, 7)]
     return [bits | sign for bits in edges for sign in (0, form.sign)]
+
+
+def narrowing_edges() -> list[int]:
+    """Doubles around the ends of a single's range and of its subnormals, and around ties of its last place."""
+    step = 1 << 29
+    edges = []
+    for exponent in (-151, -150, -149, -148, -127, -126, -125, 0, 126, 127, 128):
+        bits = (exponent + DOUBLE.emax) << 52
+        edges += [bits + step * k // 2 + d for k in (-2, -1, 0, 1, 2, 3) for d in (-1, 0, 1)]
+    return [bits | sign for bits in edges for sign in (0, DOUBLE.sign)]
 
 
 def integers() -> list[int]:
@@ -144,4 +154,15 @@ def random_convertibles(width: str, count: int, rng: random.Random) -> array[int
             result.append(rng.choice(corners))
         else:
             result.append(assemble(form, form.emax + rng.randint(-3, 67), rng))
+    return result
+
+
+def random_narrowed(count: int, rng: random.Random) -> array[int]:
+    """Doubles for conversion to single: half of them in or near its range, a quarter of those near a tie."""
+    corners = narrowing_edges()
+    result, _, _ = random_sets("d", count, rng)
+    for k in range(0, count, 2):
+        result[k] = (result[k] & ~(0x7FF << 52)) | (DOUBLE.emax + rng.randint(-155, 130)) << 52
+        if k % 8 == 0:
+            result[k] = rng.choice(corners) ^ rng.getrandbits(10) << rng.choice((0, 29, 32))
     return result

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import random
 
-import float_model
-import float_operands
 import pytest
-from float_model import DOUBLE, FORMATS, NV, NX, RDN, RMM, RNE, SINGLE
 
+from tests import float_model, float_operands
+from tests.float_model import DOUBLE, FORMATS, NV, NX, RDN, RMM, RNE, SINGLE
 from vpod import isa
 from vpod._cpu import Cpu
 from vpod.disasm import encode
