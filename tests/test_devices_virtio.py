@@ -517,6 +517,20 @@ def test_bytes_for_the_guest_wait_for_its_reader_and_its_buffers() -> None:
     assert terminal.agent.pending == 1
 
 
+def test_buffers_that_the_bytes_themselves_make_available_are_taken_in_bounded_steps() -> None:
+    """The buffer is the available ring's index, and the host's bytes are always one more than it was."""
+    terminal = Terminal()
+    terminal.say(1, 6, 1)
+    ring = terminal.receive
+    ring.describe(0, ring.available + 2, 2, WRITE)
+    ring.offer(0)
+    terminal.agent.send(struct.pack("<1000H", *range(2, 1002)))
+    assert terminal.agent.pending > 1400 and not terminal.driver.broken
+    while terminal.device.service():
+        pass
+    assert terminal.agent.pending == 0 and ring.fetch(ring.used + 2, "<H") == (1000,)
+
+
 def test_what_waits_when_the_reader_goes_is_dropped() -> None:
     terminal = Terminal()
     terminal.say(1, 6, 1)

@@ -129,6 +129,77 @@ def test_a_spinning_guest_is_given_back_in_time() -> None:
     assert guest.run(until=lambda: True) is Event.UNTIL
 
 
+VIRTIO = 0x1000_1000
+TABLE = 0x8010_0000
+
+
+def notifies(slot: int, queue: int, *chain: tuple[int, int, int], disk: BufferDisk | None = None) -> Machine:
+    """A machine whose guest offers one chain 128 times and notifies the device in `slot`, for ever."""
+    registers = VIRTIO + slot * 0x1000
+    guest = machine(
+        f"li a0, {registers}; li a1, {queue}; li a2, {TABLE + 0x1002}; li a3, 0;"
+        "again: addi a3, a3, 128; sh a3, 0(a2); sw a1, 0x50(a0); j again",
+        disk,
+    )
+    rings = ((0x80, TABLE), (0x90, TABLE + 0x1000), (0xA0, TABLE + 0x2000))
+    features = ((0x70, 3), (0x24, 1), (0x20, 1), (0x24, 0), (0x20, 2 * (slot == 0)), (0x70, 11))
+    for register, value in (*features, (0x30, queue), (0x38, 128), *rings, (0x44, 1), (0x70, 15)):
+        guest.bus.write(registers + register, 4, value)
+    for index, (address, length, flags) in enumerate(chain):
+        following = index + 1 < len(chain)
+        guest.ram.write(TABLE + 16 * index, struct.pack("<QIHH", address, length, flags | following, index + 1))
+    guest.ram.write(TABLE + 0x1000, struct.pack("<HH", 1, 0))
+    return guest
+
+
+BUFFER = 0x8020_0000
+SPLINTERS = [(BUFFER + 16 + at, 4, 2) for at in range(126)]  # 504 bytes, and 8 more with the status
+
+
+@pytest.mark.parametrize(
+    ("slot", "queue", "chain"),
+    [
+        (0, 1, [(BUFFER, 0, 0)] * 128),
+        (0, 3, [(BUFFER, 64, 0)] * 128),
+        (1, 0, [(BUFFER, 1, 2)] * 128),
+        (2, 0, [(BUFFER, 16, 0), *SPLINTERS, (BUFFER, 9, 2)]),
+    ],
+)
+def test_a_guest_that_only_notifies_gets_no_more_than_its_slice(
+    slot: int, queue: int, chain: list[tuple[int, int, int]]
+) -> None:
+    """One access may take some 40 ms; 200 of them, or the 60,000 that a slice of other instructions has, may not."""
+    guest = notifies(slot, queue, *chain, disk=BufferDisk(bytearray(4096)))
+    before = time.thread_time()
+    assert guest.slice(0.001, 800) == 0.0
+    assert time.thread_time() - before < 0.6
+    assert not guest.bus.read(VIRTIO + slot * 0x1000 + 0x70, 4) & 0x40, "the rings hold together"
+
+
+def test_what_the_guest_says_in_a_slice_is_bounded() -> None:
+    """The worker looks at what its caller has yet to read between slices only."""
+    guest = notifies(0, 1, (BUFFER, 16 << 20, 0))
+    said: list[int] = []
+    guest.console.output = lambda data: said.append(len(data))
+    guest.slice(0.001)
+    assert 0 < sum(said) <= 64 << 20
+
+
+@pytest.mark.parametrize("slow", ["lw a1, 0(a0)", "sfence.vma zero, zero", "csrw satp, a1; csrw satp, zero"])
+def test_a_guest_of_slow_instructions_is_looked_at_more_often(slow: str) -> None:
+    guest = machine(f"li a0, {VIRTIO}; li a1, {8 << 60 | 0x80100}; again: {slow}; j again")
+    for _ in range(8):
+        guest.slice(0.0)
+    before = guest.cpu.instret
+    guest.slice(0.0)
+    assert guest.cpu.instret - before < 60_000
+    guest.ram.write(guest.cpu.pc, assemble("again: j again").code)
+    for _ in range(8):
+        before = guest.cpu.instret
+        guest.slice(0.0)
+    assert guest.cpu.instret - before > 60_000, "and no longer than it is slow"
+
+
 def test_poll_is_called_between_slices() -> None:
     calls: list[int] = []
     guest = machine("spin: j spin")

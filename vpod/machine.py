@@ -12,8 +12,9 @@ The memory map and interrupt numbers are QEMU's ``virt`` (docs/design/main-job.m
 Invariants:
 
 * Devices run only between instructions of the hart, in the thread that calls `slice` or `run`.
-* `slice` returns within about its time; a sleeping guest costs no CPU, because `slice` says how long to sleep and
-  `run` sleeps so long.
+* `slice` returns within about its time, whatever the guest does: a store to a device that ends too late ends the slice,
+  and a guest of slow instructions (`sfence.vma`, loads from devices) runs fewer of them between two looks at the clock.
+* A sleeping guest costs no CPU, because `slice` says how long to sleep and `run` sleeps so long.
 * Once `stopped` says why the machine ended, no further instruction runs.
 * A saved state is believed field by field: `restore` raises SnapshotDamaged naming the first field that is wrong.
 
@@ -25,6 +26,7 @@ device's `save()`.
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import struct
@@ -59,6 +61,8 @@ TIMEBASE = 10_000_000  # Hz of mtime
 
 MIN_MEMORY, MAX_MEMORY = 64 << 20, 4 << 30
 SLICE = 200_000  # instructions: about a millisecond
+LEAST = 1_000  # instructions between two looks at the clock, of a guest whose instructions are slow
+LATE = 0.004  # seconds between two looks at the clock that are too many
 MAX_SLEEP = 3600.0  # seconds of one sleep
 POLL_SLEEP = 0.02  # seconds between two looks at what can't wake a sleep
 
@@ -82,6 +86,24 @@ class Event(Enum):
     IDLE = "idle"  # the guest waits for an interrupt that nothing can bring
 
 
+class _BoardBus(Bus):
+    """The bus as the core sees it: from the time `until` on, a store to a device is the last instruction of a run.
+
+    A device may work for milliseconds when it is notified, and the guest needs two instructions to ask for that again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.until = math.inf  # of the monotonic clock
+        self.stop: Callable[[], object]
+
+    def write(self, address: int, size: int, value: int) -> None:
+        """As `Bus.write`."""
+        super().write(address, size, value)
+        if time.monotonic() >= self.until:
+            self.stop()
+
+
 class Machine:
     """A whole computer. `memory` is in bytes, 64 MiB to 4 GiB in whole MiB; `disk` is its block device, if any.
 
@@ -94,11 +116,13 @@ class Machine:
             raise ValueError(f"memory: {memory} bytes; whole MiB from {MIN_MEMORY >> 20} to {MAX_MEMORY >> 20} are had")
         self.memory = memory
         self.stopped: str | None = None
-        self.bus = Bus()
+        self.bus = _BoardBus()
         self.cpu = Cpu(self.bus, memory, ram_fd)
+        self.bus.stop = self.cpu.stop
         self.ram = Ram(self.cpu, memory)
         self._panics = (_PanicWatch(), _PanicWatch())  # of the UART and of the console port
         self._spins_since: float | None = None  # when it was first seen to turn on after its last words
+        self._pace = SLICE  # instructions between two looks at the clock
         self._devices: dict[str, Any] = {}
         self._attach(disk)
         self._virtio: list[VirtioMmio] = [
@@ -173,17 +197,24 @@ class Machine:
 
         0.0: it has more to do. A number: seconds until its next timer. None: only a byte from the host wakes it.
         """
-        end = time.monotonic() + seconds
-        while self.stopped is None:
-            sleeps = self.cpu.run(instructions) == EXIT_WFI
-            self.uart.flush()
-            if self._panics[0].ended or self._panics[1].ended:
-                self._watch_spinning(sleeps)
-            busy = self.service()
-            if sleeps and not busy:
-                return self._sleep()
-            if time.monotonic() >= end:
-                break
+        now = time.monotonic()
+        end = self.bus.until = now + seconds
+        try:
+            while self.stopped is None:
+                before = now
+                sleeps = self.cpu.run(min(instructions, self._pace)) == EXIT_WFI
+                self.uart.flush()
+                if self._panics[0].ended or self._panics[1].ended:
+                    self._watch_spinning(sleeps)
+                busy = self.service()
+                if sleeps and not busy:
+                    return self._sleep()
+                now = time.monotonic()
+                self._pace = max(self._pace // 4, LEAST) if now - before > LATE else min(self._pace * 2, SLICE)
+                if now >= end:
+                    break
+        finally:
+            self.bus.until = math.inf
         return 0.0
 
     def _watch_spinning(self, sleeps: bool) -> None:

@@ -139,12 +139,12 @@ class Console(VirtioMmio):
     def _transmit(self, port: Port) -> bool:
         queue, data = self.queues[port.transmit_queue], self.ram.data
         budget = BUDGET
-        while not port.paused:
-            if budget <= 0:
-                return True
+        for _ in range(MAX_SIZE):
+            if budget <= 0 or port.paused:
+                return not port.paused
             chain = queue.pop()
             if chain is None:
-                break
+                return False
             head, readable, _ = chain
             if len(readable) == 1:
                 offset, length = readable[0]
@@ -152,20 +152,20 @@ class Console(VirtioMmio):
             else:
                 out = b"".join([data[offset : offset + length] for offset, length in readable])
             queue.push(head, 0)
-            budget -= len(out) + 1
+            budget -= len(out)
             if out:
                 port.output(out)
                 if port.watch is not None:
                     port.watch(out)
-        return False
+        return not port.paused
 
     def _receive(self, port: Port) -> bool:
         queue, waiting = self.queues[port.receive_queue], port.waiting
         base = self.ram.base
-        while waiting and port.guest_open:
-            chain = queue.pop()
+        for _ in range(MAX_SIZE):
+            chain = queue.pop() if waiting and port.guest_open else None
             if chain is None:
-                break
+                return False
             head, _, writable = chain
             if not total(writable):
                 raise QueueBroken("a receive buffer without room")
@@ -178,7 +178,7 @@ class Console(VirtioMmio):
                 del waiting[: len(piece)]
                 written += len(piece)
             queue.push(head, written)
-        return False
+        return True
 
     # Control messages: section 5.3.6.2.
 
