@@ -245,8 +245,8 @@ def test_ram_sizes_that_are_refused(size: int) -> None:
 @pytest.mark.parametrize(
     ("address", "length"),
     [
-        (0, 1), (RAM - 1, 2), (RAM + (1 << 20), 1), (RAM, (1 << 20) + 1), (RAM + 8, ONES), (ONES, 1), (-1, 1), (-RAM, 8),
-        (RAM, -1), (RAM + 8, -8), (1 << 64, 1), (RAM + (1 << 64), 1), (RAM, 1 << 64),
+        (0, 1), (RAM - 1, 2), (RAM + (1 << 20), 1), (RAM, (1 << 20) + 1), (RAM + 8, ONES), (ONES, 1), (-1, 1),
+        (-RAM, 8), (RAM, -1), (RAM + 8, -8), (1 << 64, 1), (RAM + (1 << 64), 1), (RAM, 1 << 64),
     ],
 )  # fmt: skip
 def test_memory_outside_ram_is_refused(address: int, length: int) -> None:
