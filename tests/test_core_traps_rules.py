@@ -205,7 +205,7 @@ def test_three_levels_down_and_up() -> None:
             .align 4
         supervisor: csrr s1, sepc; addi s1, s1, 4; .half 0; addi s0, s0, 2; csrw sepc, s1; sret
             .align 4
-        machine: csrr t1, mcause; csrr t2, mepc; csrr t3, mstatus; addi t4, zero, 2; bne t1, t4, inner
+        machine: csrr t1, mcause; addi t4, zero, 2; bne t1, t4, inner; csrr t2, mepc; csrr t3, mstatus
             addi s0, s0, 4; ld t5, 0(zero); csrw mstatus, t3; addi t2, t2, 2; csrw mepc, t2; mret
         inner: addi s0, s0, 8; csrr s3, mstatus; csrr s2, mepc; addi s2, s2, 4; csrw mepc, s2; mret
         done: j done
