@@ -29,7 +29,7 @@ from vpod.devices.syscon import Syscon
 RAM_SIZE, USABLE = 64 << 20, 32 << 20
 FINISHER, CLINT, UART = 0x0010_0000, 0x0200_0000, 0x1000_0000
 STEP = 100_000  # instructions between two looks at whether the program ended
-CPU = "rv64,sstc=on," + ",".join(f"{name}=off" for name in ("v", "h", "zba", "zbb", "zbc", "zbs"))
+CPU = "rv64,sstc=on,debug=off,pmu-num=29," + ",".join(f"{name}=off" for name in ("v", "h", "zba", "zbb", "zbc", "zbs"))
 
 
 class Unfinished(Exception):
