@@ -34,7 +34,6 @@ from tests.proof.floats_image import (
     ROWS,
     TEMPLATES,
     Cross,
-    Pass,
     Random,
     Sweep,
     details,
@@ -182,18 +181,21 @@ def compare(ours: Sweep, theirs: Sweep | None = None) -> Outcome:
     theirs = ours if theirs is None else theirs
     found = hashes(on_vpod(ours.image(), length=ours.length, limit=ours.instructions).memory, ours)
     expected = hashes(on_qemu(theirs.image(), length=theirs.length, seconds=patience(theirs)).memory, theirs)
-    first: dict[Pass, int] = {}
+    first: dict[int, int] = {}  # the block in which a pass first differs
     for block, (row, other) in enumerate(zip(found, expected, strict=True), ours.first):
-        for one, ours_, theirs_ in zip(ours.passes, row, other, strict=True):
-            if ours_ != theirs_:
-                first.setdefault(one, block)
+        for number, (our_hash, their_hash) in enumerate(zip(row, other, strict=True)):
+            if our_hash != their_hash:
+                first.setdefault(number, block)
     sets = ours.blocks * BLOCK
     if isinstance(ours.source, Cross):
         sets = min(sets, ours.source.sets)
     names = {one.name for one in ours.passes}
     return Outcome(
         {"results": sets * len(ours.passes), "operand sets": sets * len(names)},
-        tuple(explain(ours.only(block, one), theirs.only(block, one)) for one, block in first.items()),
+        tuple(
+            explain(ours.only(block, ours.passes[number]), theirs.only(block, theirs.passes[number]))
+            for number, block in first.items()
+        ),
         missing=tuple(name for name in ROWS if name not in names),
     )
 
@@ -225,6 +227,7 @@ def explain(ours: Sweep, theirs: Sweep) -> str:
 # ---- pieces ----------------------------------------------------------------------------------------------------------
 
 RANDOM_BLOCKS: Mapping[Form, int] = {"short": 384, "long": 9_600}  # 786,432 and 19,660,800 sets an instruction
+ARITIES = (3, 2, 1)
 BLOCKS_A_PIECE = 1_200
 HOST_SETS: Mapping[Form, int] = {"short": 20_000, "long": 200_000}
 
@@ -232,7 +235,7 @@ HOST_SETS: Mapping[Form, int] = {"short": 20_000, "long": 200_000}
 def pieces(form: Form, seed: int) -> Sequence[Piece]:
     found = [Piece("floats", {"kind": "reserved"})]
     for name, kind in KINDS.items():
-        for arity in (3, 2, 1):
+        for arity in ARITIES:
             if kind.of_arity(arity):
                 found.append(Piece("floats", {"kind": "cross", "operands": name, "arity": arity}))
         for first in range(0, RANDOM_BLOCKS[form], BLOCKS_A_PIECE):

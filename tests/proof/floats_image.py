@@ -11,9 +11,10 @@ Then comes one loop a `Pass`, an instruction in a rounding mode. The loop over b
 
 What a pass leaves is one word a block: a hash of all results and flags. `detail` instead keeps them, for one pass.
 
-Invariants: a set's operands depend on the seed and the set's number alone, not on how blocks are cut into pieces; each
-step of the hash is one-to-one in the hash before it, so one wrong bit anywhere in a block always shows. All registers
-of the operation are drawn from `seed`, and its destination may be one of its sources.
+Invariants: a set's operands depend on the source, the seed and the set's number alone, not on which blocks an image
+has; each step of the hash is one-to-one in the hash before it, so one wrong bit anywhere in a block always shows, and
+shifts what it multiplies, so that two wrong signs don't cancel. All registers of the operation are drawn from `seed`,
+and its destination may be one of its sources.
 
     >>> sweep = Sweep("doubles", (Pass("fadd.d", 1),), Cross((0, 1 << 63), 2), blocks=1)
     >>> hashes(on_vpod(sweep.image(), length=sweep.length).memory, sweep)
@@ -138,11 +139,13 @@ def draw(register: str) -> str:
 
 
 def near_products(width: str) -> str:
-    """One set in eight: c becomes -a*b; another: b loses its low half, a becomes b*b; both but for -1 to 2 last places.
+    """Of eight sets, one with c = -a*b, one with b of few digits and a = b*b, one with b = a or -a, all but for -1 to 2
+    last places; and one with b a power of two, by which subnormal products and quotients tie.
 
     t0 is the set's random word. Singles stay boxed: the move from an integer register boxes them.
     """
-    to_x, from_x, low = ("fmv.x.w", "fmv.w.x", 13) if width == "s" else ("fmv.x.d", "fmv.d.x", 27)
+    to_x, from_x, low, sign = ("fmv.x.w", "fmv.w.x", 13, 31) if width == "s" else ("fmv.x.d", "fmv.d.x", 27, 63)
+    fraction = 23 if width == "s" else 52
     return f"""
         andi t1, t0, 7
         srli t2, t0, 4; andi t2, t2, 3; addi t2, t2, -1
@@ -154,7 +157,15 @@ def near_products(width: str) -> str:
         ld t3, 8(s0); srli t3, t3, {low}; slli t3, t3, {low}; sd t3, 8(s0)
         fld fa1, 8(s0); fmul.{width} fa0, fa1, fa1, rne
         {to_x} t3, fa0; add t3, t3, t2; {from_x} fa0, t3; fsd fa0, 0(s0)
-        not_a:"""
+        not_a: addi t1, t1, -1
+        bnez t1, not_b
+        fld fa0, 0(s0); {to_x} t3, fa0
+        add t3, t3, t2; srli t2, t0, 6; andi t2, t2, 1; slli t2, t2, {sign}; xor t3, t3, t2
+        {from_x} fa0, t3; fsd fa0, 8(s0)
+        not_b: addi t1, t1, -1
+        bnez t1, not_power
+        ld t3, 8(s0); srli t3, t3, {fraction}; slli t3, t3, {fraction}; sd t3, 8(s0)
+        not_power:"""
 
 
 # ---- the image -------------------------------------------------------------------------------------------------------
