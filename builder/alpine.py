@@ -17,7 +17,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -64,6 +64,22 @@ class Apk:
         return [self.name, *(_plain(each) for each in self.fields.get("p", "").split())]
 
     @property
+    def priority(self) -> int:
+        """Among those that provide a name. `VerificationFailed` for what is no number."""
+        text = self.fields.get("k", "0")
+        if not re.fullmatch(r"[0-9]{1,9}", text):
+            raise VerificationFailed(f"{self.name}: {text[:60]!r} is no provider priority")
+        return int(text)
+
+    @property
+    def control_digest(self) -> bytes:
+        """The SHA-1 of its control member. `VerificationFailed` for what is none."""
+        text = self.fields["C"]
+        if not re.fullmatch(r"Q1[A-Za-z0-9+/]{27}=", text):
+            raise VerificationFailed(f"{self.name}: {text[:60]!r} is no SHA-1 digest of a package")
+        return base64.b64decode(text[2:])
+
+    @property
     def needs(self) -> list[str]:
         """What it depends on, as written: `so:libz.so.1`, `musl>=1.2`, `!other`."""
         return self.fields.get("D", "").split()
@@ -106,8 +122,8 @@ def add(tree: Tree, names: Sequence[str], fetcher: Fetcher, *, mirror: str | Non
             scripts += _install(tree, package, fetcher, number)
             bar.advance(1)
         bar.done(f"Added {len(chosen)} packages: {' '.join(package.name for package in chosen)}")
-    world = set(tree.read("/etc/apk/world").decode().split()) | set(names)
-    tree.file("/etc/apk/world", "".join(f"{name}\n" for name in sorted(world)).encode())
+    world = set(tree.read("/etc/apk/world").decode(errors="surrogateescape").split()) | set(names)
+    tree.file("/etc/apk/world", "".join(f"{name}\n" for name in sorted(world)).encode(errors="surrogateescape"))
     if scripts:
         head = "#!/bin/sh\n# Runs the install scripts of packages that vpod-build laid out. Deletes itself.\nset -e\n"
         tree.file(CONFIGURE, (head + "\n".join([*scripts, f"rm -rf {SCRIPTS}", ""])).encode(), 0o755)
@@ -120,32 +136,36 @@ def resolve(available: Sequence[Apk], installed: Iterable[str], names: Sequence[
     A release's index holds one version of each package, made to fit the others, so names decide and versions do not.
     Of several that provide a name, the one with the highest provider priority (`k`) is taken, then the first by name.
     """
-    have = set(installed)
+    have = set(installed)  # every name that is provided by now
     providers: dict[str, list[Apk]] = {}
     for package in available:
         for name in package.provides:
             providers.setdefault(name, []).append(package)
-    chosen: dict[str, Apk] = {}
+    unfinished: list[tuple[Apk, Iterator[str]]] = []  # packages taken, and what they need that was not looked at yet
     order: list[Apk] = []
 
     def take(wanted: str, asked_by: str) -> None:
         name = _plain(wanted)
-        if name in have or any(name in each.provides for each in chosen.values()):
+        if name in have:
             return
-        found = sorted(
-            providers.get(name, []), key=lambda each: (each.name != name, -int(each.fields.get("k", "0")), each.name)
+        found = min(
+            providers.get(name, []), key=lambda each: (each.name != name, -each.priority, each.name), default=None
         )
-        if not found:
+        if found is None:
             raise BuildError(f"{asked_by} needs {wanted}, which Alpine's package site does not have for {ARCHITECTURE}")
-        package = found[0]
-        chosen[package.name] = package
-        for need in package.needs:
-            if not need.startswith("!"):
-                take(need, package.name)
-        order.append(package)
+        have.update(found.provides)
+        unfinished.append((found, iter(found.needs)))
 
     for name in names:
         take(name, "this build")
+        while unfinished:  # not recursion: a chain of needs may be longer than Python's stack is deep
+            package, needs = unfinished[-1]
+            need = next(needs, None)
+            if need is None:
+                order.append(package)
+                unfinished.pop()
+            elif not need.startswith("!"):
+                take(need, package.name)
     for package in order:
         for need in package.needs:
             if need.startswith("!") and any(_plain(need[1:]) in other.provides for other in order if other != package):
@@ -221,14 +241,14 @@ def _verify(tree: Tree, signature: bytes, signed: bytes, name: str) -> None:
 def _install(tree: Tree, package: Apk, fetcher: Fetcher, number: int) -> list[str]:
     """Fetch, verify and lay out one package; gives the commands that run its install scripts."""
     url = f"{package.site}/{ARCHITECTURE}/{quote(package.file, safe='+~')}"
-    control_digest = base64.b64decode(package.fields["C"].removeprefix("Q1") + "==")
-    data = _fetch(fetcher, package, url, control_digest)
+    data = _fetch(fetcher, package, url, package.control_digest)
     members = list(gzip_members(data, limit=MAX_PACKAGE, name=package.file))
     control = list(entries(members[-2][1], name=package.file, cut=True))
     paths = _lay_out(tree, package, entries(members[-1][1], name=package.file))
     database = _database(tree)
     fields = "".join(f"{key}:{value}\n" for key, value in package.fields.items())
-    tree.file(database, tree.read(database).rstrip(b"\n") + b"\n\n" + (fields + paths + "\n").encode())
+    stanza = (fields + paths + "\n").encode(errors="surrogateescape")
+    tree.file(database, tree.read(database).rstrip(b"\n") + b"\n\n" + stanza)
     commands = []
     for kind in _ORDER:
         for entry in control:
@@ -266,11 +286,15 @@ def _lay_out(tree: Tree, package: Apk, members: Iterable[Entry]) -> str:
                 modes[entry.path] = f"M:{entry.uid}:{entry.gid}:{entry.mode:o}\n"
         else:
             parent, _, name = entry.path.rpartition("/")
-            content = entry.target.encode() if entry.kind is Kind.SYMLINK else bytes(entry.data)
+            is_link = entry.kind is Kind.SYMLINK
+            content = entry.target.encode(errors="surrogateescape") if is_link else bytes(entry.data)
             text = f"R:{name}\n"
             if (entry.uid, entry.gid, entry.mode) not in ((0, 0, 0o644), (0, 0, 0o777)):
                 text += f"a:{entry.uid}:{entry.gid}:{entry.mode:o}\n"
-            digest = bytes.fromhex(entry.pax.get("APK-TOOLS.checksum.SHA1", "")) or hashlib.sha1(content).digest()
+            given = entry.pax.get("APK-TOOLS.checksum.SHA1", "")
+            if not re.fullmatch(r"([0-9a-fA-F]{40})?", given):
+                raise VerificationFailed(f"{package.file}: {given[:60]!r} is no SHA-1 digest of a file")
+            digest = bytes.fromhex(given) or hashlib.sha1(content).digest()
             folders.setdefault(parent, []).append(f"{text}Z:Q1{base64.b64encode(digest).decode()}\n")
         kept.append(entry)
     tree.unpack(kept, name=package.file)

@@ -37,7 +37,8 @@ def prepare(tree: Tree) -> str | None:
         bundle.append(data if data.endswith(b"\n") else data + b"\n")
         tree.symlink(f"{LINKS}/{link_name(name)}", f"{STORE}/{name}")
     tree.file(f"{LINKS}/ca-certificates.crt", b"".join(bundle))
-    tree.file("/etc/ca-certificates.conf", (_CONFIGURATION + "".join(f"{name}\n" for name in names)).encode())
+    configuration = _CONFIGURATION + "".join(f"{name}\n" for name in names)
+    tree.file("/etc/ca-certificates.conf", configuration.encode(errors="surrogateescape"))
     return script
 
 

@@ -29,19 +29,19 @@ def paragraphs(text: str) -> Iterator[str]:
 
 def parse(paragraph: str, name: str = "control data") -> dict[str, str]:
     """One paragraph's fields; `VerificationFailed` naming `name` for a line that is no field or stands twice."""
-    fields: dict[str, str] = {}
+    fields: dict[str, list[str]] = {}  # lines
     last = ""
     for line in paragraph.rstrip("\n").split("\n"):
         if line[:1] in (" ", "\t"):
             if not last:
                 raise VerificationFailed(f"{name}: begins with a continuation line; it is damaged")
-            fields[last] += "\n" + line
+            fields[last].append(line)
             continue
         last, colon, value = line.partition(":")
         if not colon or not last or last in fields or " " in last:
             raise VerificationFailed(f"{name}: {line[:60]!r} is no field; it is damaged")
-        fields[last] = value.strip()
-    return fields
+        fields[last] = [value.strip()]
+    return {key: "\n".join(lines) for key, lines in fields.items()}
 
 
 def show(fields: Mapping[str, str]) -> str:

@@ -100,7 +100,10 @@ def _is_debian(entry: AptEntry) -> bool:
 
 
 def _is_usable(uri: str) -> bool:
-    return urlsplit(uri).scheme in ("http", "https", "file")
+    try:
+        return urlsplit(uri).scheme in ("http", "https", "file")
+    except ValueError:  # an unfinished IPv6 address
+        return False
 
 
 def _apt_entries(apt: Path) -> Iterable[AptEntry]:
@@ -164,7 +167,7 @@ def verify_release(
 def _date(text: str, where: str) -> datetime:
     try:
         date = parsedate_to_datetime(text)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, IndexError) as error:  # the last two: years and zones beyond any
         raise VerificationFailed(f"{where}: {text[:60]!r} is no date") from error
     return date if date.tzinfo else date.replace(tzinfo=timezone.utc)
 
@@ -210,7 +213,7 @@ class Archive:
         table: dict[str, tuple[str, int]] = {}
         for line in self.release.get("SHA256", "").splitlines():
             words = line.split()
-            if len(words) == 3 and words[1].isdigit():
+            if len(words) == 3 and re.fullmatch(r"[0-9]{1,15}", words[1]):
                 table[words[2]] = words[0], int(words[1])
         return table
 

@@ -146,7 +146,7 @@ class Database:
             suffix=_ASIDE,
             rehash=certificates.REHASH if certificates_script else "",
         )
-        tree.file(CONFIGURE, script.encode(), 0o755)
+        tree.file(CONFIGURE, script.encode(errors="surrogateescape"), 0o755)
 
     def _ordered_preinsts(self) -> list[str]:
         """base-passwd's first: it makes the first `/etc/passwd`, which every other script may ask."""

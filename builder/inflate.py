@@ -22,6 +22,7 @@ from vpod.errors import VerificationFailed
 
 MEMORY = 160 << 20  # bytes a decoder may use for its dictionary; `xz -9` needs 65 MiB
 _CHUNK = 1 << 20
+_FIRST = 4096  # bytes of the first piece of a stream: whatever of it lies behind the stream's end is copied once more
 _PADDING = 1024  # zero bytes that may pad the end of a stream
 
 _GZIP = b"\x1f\x8b"
@@ -101,9 +102,7 @@ def gzip_members(data: bytes | memoryview, *, limit: int, name: str) -> Iterator
     """
     view = memoryview(data)
     while len(view):
-        pieces: list[bytes] = []
-        used = _stream(view, _Gzip(), pieces, limit, name)
-        content = b"".join(pieces)
+        used, content = _stream(view, _Gzip(), limit, name)
         limit -= len(content)
         yield bytes(view[:used]), content
         view = view[used:]
@@ -113,19 +112,23 @@ def _streams(view: memoryview, kind: type[_Gzip] | type[_Xz], limit: int, name: 
     """Every stream of a concatenation, and the zero padding that may follow the last."""
     pieces: list[bytes] = []
     while True:
-        view = view[_stream(view, kind(), pieces, limit, name) :]
+        used, content = _stream(view, kind(), limit, name)
+        limit -= len(content)
+        pieces.append(content)
+        view = view[used:]
         if not any(view[:_PADDING]):
             return b"".join(pieces)
 
 
-def _stream(view: memoryview, decoder: _Decoder, pieces: list[bytes], limit: int, name: str) -> int:
-    """Decode one stream onto `pieces`, which never hold more than `limit` bytes; gives the input bytes it took."""
-    position = 0
-    total = sum(map(len, pieces))
+def _stream(view: memoryview, decoder: _Decoder, limit: int, name: str) -> tuple[int, bytes]:
+    """Decode the first stream of `view`: how many bytes of it that took, and what came out, at most `limit` bytes."""
+    pieces: list[bytes] = []
+    position, size, total = 0, _FIRST, 0
     try:
         while not decoder.finished:
-            feed = view[position : position + _CHUNK]
+            feed = view[position : position + size]
             position += len(feed)
+            size = min(2 * size, _CHUNK)
             piece = decoder.feed(feed, _CHUNK)
             while piece:
                 total += len(piece)
@@ -137,7 +140,7 @@ def _stream(view: memoryview, decoder: _Decoder, pieces: list[bytes], limit: int
                 raise VerificationFailed(f"{name}: ends in the middle of its compressed data; fetch it again")
     except (zlib.error, lzma.LZMAError, EOFError) as error:
         raise VerificationFailed(f"{name}: damaged compressed data ({error}); fetch it again") from error
-    return position - len(decoder.rest)
+    return position - len(decoder.rest), b"".join(pieces)
 
 
 def _bomb(name: str) -> VerificationFailed:

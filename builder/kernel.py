@@ -31,6 +31,7 @@ from .tar import Kind
 from .tree import Tree
 
 MAX_MODULE = 64 << 20
+MAX_MODINFO = 1 << 20  # bytes; that of a driver with a thousand aliases has 60 KiB
 
 
 @dataclass(frozen=True)
@@ -150,9 +151,10 @@ def _take_modules(kernel: Kernel, description: Description, files: dict[str, mem
     needs: dict[str, list[str]] = {}
     plain: dict[str, str] = {}
 
-    def take(name: str, asked_by: str) -> None:
+    wanted = [(name.replace("-", "_"), f"kernels/{description.key}.toml") for name in _named(description)]
+    for name, asked_by in wanted:  # which grows meanwhile
         if name in needs:
-            return
+            continue
         if name not in paths:
             raise BuildError(f"{asked_by} needs the kernel module {name}, which Linux {kernel.version} does not have")
         path = paths[name]
@@ -162,17 +164,13 @@ def _take_modules(kernel: Kernel, description: Description, files: dict[str, mem
         needs[name] = [each.replace("-", "_") for each in depends.split(",") if each]
         plain[name] = path[: path.rindex(".ko")] + ".ko"
         kernel.modules[plain[name]] = data
-        for other in needs[name]:
-            take(other, name)
-
-    for name in (*description.boot, *description.ship):
-        take(name.replace("-", "_"), f"kernels/{description.key}.toml")
+        wanted += [(other, name) for other in needs[name]]
     order = load_order(needs, [name.replace("-", "_") for name in description.boot])
     kernel.boot = [f"/lib/modules/{kernel.version}/{plain[name]}" for name in order]
     dependencies = {name: list(reversed(load_order(needs, [name])[:-1])) for name in sorted(needs)}
     kernel.lists["modules.dep"] = "".join(
         f"{plain[name]}:{''.join(' ' + plain[other] for other in others)}\n" for name, others in dependencies.items()
-    ).encode()
+    ).encode(errors="surrogateescape")
     kernel.lists["modules.alias"] = "".join(
         f"alias {alias} {name}\n" for name in sorted(infos) for alias in infos[name].get("alias", [])
     ).encode()
@@ -182,22 +180,25 @@ def _take_modules(kernel: Kernel, description: Description, files: dict[str, mem
 
 def load_order(needs: dict[str, list[str]], names: Iterable[str]) -> list[str]:
     """The modules named and all they need, each after what it needs; `BuildError` for a circle."""
-    order: list[str] = []
-    open_names: set[str] = set()
+    order: dict[str, None] = {}  # a set that keeps its order
+    for first in names:
+        unfinished = {first: iter(needs[first])} if first not in order else {}
+        while unfinished:  # not recursion: a chain of needs may be longer than Python's stack is deep
+            name = next(reversed(unfinished))
+            other = next(unfinished[name], None)
+            if other is None:
+                order[name] = None
+                del unfinished[name]
+            elif other in unfinished:
+                raise BuildError(f"the kernel module {other} depends on itself")
+            elif other not in order:
+                unfinished[other] = iter(needs[other])
+    return list(order)
 
-    def visit(name: str) -> None:
-        if name in order:
-            return
-        if name in open_names:
-            raise BuildError(f"the kernel module {name} depends on itself")
-        open_names.add(name)
-        for other in needs[name]:
-            visit(other)
-        order.append(name)
 
-    for name in names:
-        visit(name)
-    return order
+def _named(description: Description) -> tuple[str, ...]:
+    """The modules that a description names."""
+    return (*description.boot, *description.ship)
 
 
 def _module_name(path: str) -> str:
@@ -222,10 +223,15 @@ def modinfo(data: bytes, name: str) -> dict[str, list[str]]:
 
     strings = section(names)[1]
     found: dict[str, list[str]] = {}
+    left = MAX_MODINFO
     for number in range(count):
         (title,) = struct.unpack_from("<I", data, table + number * entry)
         if strings[title : title + 9] == b".modinfo\0":
-            for text in section(number)[1].split(b"\0"):
+            info = section(number)[1]
+            left -= len(info)
+            if left < 0:  # of one section, or of many that lie over each other
+                raise VerificationFailed(f"{name}: more than {MAX_MODINFO} bytes of .modinfo")
+            for text in info.split(b"\0"):
                 key, equals, value = text.decode("utf-8", "replace").partition("=")
                 if equals and "\n" not in value:
                     found.setdefault(key, []).append(value)

@@ -127,8 +127,13 @@ def find(reference: str, folder: Path = FOLDER) -> Recipe:
     raise SnapshotNotFound(f"there is no recipe {reference!r}; those that come with vpod are: {known}")
 
 
-def load(path: Path) -> Recipe:
-    """Read and check one recipe. Raises `BuildError` naming the file and the field."""
+def load(path: Path, above: tuple[Path, ...] = ()) -> Recipe:
+    """Read and check one recipe. Raises `BuildError` naming the file and the field.
+
+    `above` are the recipes that are based on it, so that none is based on itself.
+    """
+    if path in above:
+        raise BuildError(f"{path.name}: is based on itself")
     table, text = read_toml(path)
     reader = Reader(table, path.name)
     recipe = Recipe(
@@ -141,7 +146,7 @@ def load(path: Path) -> Recipe:
         text=text,
     )
     if "based_on" in table:
-        base = load(path.with_name(reader.word("based_on") + ".toml"))
+        base = load(path.with_name(reader.word("based_on") + ".toml"), (*above, path))
         recipe = replace(recipe, rootfs=base.rootfs, debian=base.debian)
     if (part := reader.part("rootfs")) is not None:
         digest = Digest("sha512", part.text("sha512"))
@@ -171,7 +176,7 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
     try:
         text = path.read_text(encoding="utf-8")
         return tomllib.loads(text), text
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # TOML's and UTF-8's errors are ValueErrors, as others are
         raise BuildError(f"{path}: not readable as TOML: {error}") from error
 
 
@@ -185,7 +190,7 @@ class Reader:
     def text(self, key: str) -> str:
         value = self._table.pop(key, None)
         if not isinstance(value, str) or not value:
-            raise BuildError(f"{self._where}: {key} must be a text, and is {value!r}")
+            raise BuildError(f"{self._where}: {key} must be a text, and is {_shown(value)}")
         return value
 
     def word(self, key: str) -> str:
@@ -195,7 +200,7 @@ class Reader:
     def texts(self, key: str) -> tuple[str, ...]:
         value = self._table.pop(key, [])
         if not isinstance(value, list) or not all(isinstance(each, str) and each for each in value):
-            raise BuildError(f"{self._where}: {key} must be a list of texts, and is {value!r}")
+            raise BuildError(f"{self._where}: {key} must be a list of texts, and is {_shown(value)}")
         return tuple(value)
 
     def words(self, key: str) -> tuple[str, ...]:
@@ -206,7 +211,7 @@ class Reader:
         if value is None:
             return None
         if not isinstance(value, dict):
-            raise BuildError(f"{self._where}: {key} must be a section, and is {value!r}")
+            raise BuildError(f"{self._where}: {key} must be a section, and is {_shown(value)}")
         return Reader(value, f"{self._where} [{key}]")
 
     def end(self) -> None:
@@ -217,6 +222,14 @@ class Reader:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+~-]*", value):
             raise BuildError(f"{self._where}: {key} must be a plain word, and is {value!r}")
         return value
+
+
+def _shown(value: object) -> str:
+    """For a message: a hexadecimal number of a TOML file may have more digits than Python writes in decimal."""
+    try:
+        return repr(value)[:200]
+    except (ValueError, RecursionError):
+        return "what cannot even be shown"
 
 
 def _numbers(tag: str) -> list[int]:

@@ -26,6 +26,7 @@ _RELATION = re.compile(
     r"(?P<name>[A-Za-z0-9][A-Za-z0-9+.-]*)(?::(?P<arch>[a-z0-9-]+))?"
     r"(?:\s*\(\s*(?P<operator><<|<=|=|>=|>>|<|>)\s*(?P<version>[A-Za-z0-9.+:~-]+)\s*\))?"
 )
+_MAX_VERSION = 256  # characters; the longest in Debian has some 60
 _PRIORITIES = ("required", "important", "standard", "optional", "extra")
 
 
@@ -36,7 +37,7 @@ def version_key(version: str) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
     >>> version_key("1.0~rc1") < version_key("1.0") < version_key("1.0+b1") < version_key("1:0")
     True
     """
-    if not re.fullmatch(r"(?:[0-9]{1,9}:)?[A-Za-z0-9.+:~-]+", version):
+    if len(version) > _MAX_VERSION or not re.fullmatch(r"(?:[0-9]{1,9}:)?[A-Za-z0-9.+:~-]+", version):
         raise VerificationFailed(f"{version[:60]!r} is no Debian version")
     epoch, colon, rest = version.partition(":")
     if not colon:
@@ -102,9 +103,12 @@ class Package:
         try:
             self.name, self.version = fields["Package"], fields["Version"]
             self.filename, self.sha256 = fields["Filename"], fields["SHA256"]
-            self.size = int(fields["Size"])
-        except (KeyError, ValueError) as error:
+            size = fields["Size"]
+        except KeyError as error:
             raise VerificationFailed(f"a stanza of the package index lacks {error}") from error
+        if not re.fullmatch(r"[0-9]{1,15}", size):
+            raise VerificationFailed(f"the package index says that {self.name!r} has {size[:60]!r} bytes")
+        self.size = int(size)
         self.fields = fields
         version_key(self.version)
         parts = self.filename.split("/")

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from vpod.errors import VerificationFailed
 
 MIN_BITS, MAX_BITS = 2048, 8192
+MAX_PEM = 16 << 10  # bytes; that of a key of 8192 bits has 1.5 KiB
 _RSA_ENCRYPTION = bytes.fromhex("06092a864886f70d0101010500")  # AlgorithmIdentifier's contents: the OID, NULL
 _DIGEST_INFO = {
     "sha1": bytes.fromhex("3021300906052b0e03021a05000414"),
@@ -36,6 +37,8 @@ class PublicKey:
     @classmethod
     def from_pem(cls, pem: bytes, *, name: str) -> PublicKey:
         """A key in a `PUBLIC KEY` block (RFC 5280 SubjectPublicKeyInfo). `VerificationFailed` names `name`."""
+        if len(pem) > MAX_PEM:
+            raise VerificationFailed(f"{name}: {len(pem)} bytes are more than a public key has")
         match = re.search(rb"-----BEGIN PUBLIC KEY-----\s(.*?)-----END PUBLIC KEY-----", pem, re.DOTALL)
         try:
             der = base64.b64decode(match[1] if match else b"", validate=False)

@@ -289,7 +289,10 @@ class Fetcher:
         if start:
             headers["Range"] = f"bytes={start}-"
         request = urllib.request.Request(url, headers=headers)
-        answer: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=TIMEOUT)
+        try:
+            answer: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=TIMEOUT)
+        except ValueError as error:  # the address, or one that the server redirects to, is none
+            raise _Refused(f"leads to what is no address ({error})") from error
         return answer
 
 
@@ -331,7 +334,7 @@ def _continues(answer: http.client.HTTPResponse, start: int) -> bool:
     """Whether a server honoured the range (RFC 9110 section 15.3.7); one that did not sends all from the start."""
     if answer.status != 206:
         return False
-    match = re.match(r"bytes (\d+)-", answer.headers.get("Content-Range", ""))
+    match = re.match(r"bytes ([0-9]{1,15})-", answer.headers.get("Content-Range", ""))
     if match is None or int(match[1]) != start:
         raise _Refused("answers a range request with another range")
     return True

@@ -67,9 +67,15 @@ def clean_path(path: str, name: str) -> str:
     parts = [part for part in path.split("/") if part not in ("", ".")]
     if ".." in parts:
         raise VerificationFailed(f"{name}: path {path[:80]!r} in the archive climbs out of it; refused")
-    if "\0" in path or len(path) > MAX_PATH or any(len(part) > MAX_NAME for part in parts):
+    longest = max(map(_length, parts), default=0)
+    if "\0" in path or _length(path) > MAX_PATH or longest > MAX_NAME:
         raise VerificationFailed(f"{name}: path {path[:80]!r}… in the archive is not one Linux allows; refused")
     return "/".join(parts)
+
+
+def _length(text: str) -> int:
+    """Bytes, which is what Linux counts."""
+    return len(text.encode("utf-8", "surrogateescape"))
 
 
 def entries(data: bytes | memoryview, *, name: str, cut: bool = False) -> Iterator[Entry]:

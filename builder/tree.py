@@ -23,10 +23,11 @@ from dataclasses import dataclass
 
 from vpod.errors import BuildError, VerificationFailed
 
-from .tar import Entry, Kind, clean_path
+from .tar import MAX_PATH, Entry, Kind, clean_path
 
 MAX_LINKS = 40  # Linux's own limit (path_resolution(7))
 MAX_BYTES = 3 << 30  # of file contents in one tree: more than any machine's RAM that could hold it is useless
+MAX_NAMES = 256 << 20  # bytes of all paths together: one short member may ask for two thousand folders above it
 
 
 @dataclass(slots=True, eq=False)
@@ -48,6 +49,7 @@ class Tree:
     def __init__(self) -> None:
         self._nodes: dict[str, Node] = {"": Node(Kind.DIRECTORY, 0o755)}
         self._bytes = 0
+        self._names = 0
 
     def __iter__(self) -> Iterator[str]:
         """Every path in a fixed order, parents before children."""
@@ -147,12 +149,7 @@ class Tree:
         """Place a node, making parents; what is there is replaced unless one of the two is a folder."""
         path = clean_path(path.lstrip("/"), "the root filesystem")
         parent, _, last = path.rpartition("/")
-        above = self._lookup(parent, follow=True)
-        if above is None or above not in self._nodes:
-            self.folder(parent)
-            above = self._lookup(parent, follow=True) or ""
-        if self._nodes[above].kind is not Kind.DIRECTORY:
-            raise BuildError(f"/{path} would lie below /{parent}, which is no folder")
+        above = self._made(parent)
         place = f"{above}/{last}" if above else last
         there = self._nodes.get(place)
         if node.kind is Kind.DIRECTORY and there is not None and there.kind is Kind.SYMLINK:
@@ -161,7 +158,37 @@ class Tree:
                 return
         if there is not None and (there.kind is Kind.DIRECTORY) != (node.kind is Kind.DIRECTORY):
             raise BuildError(f"/{path} is a {node.kind.name.lower()} here and a {there.kind.name.lower()} before")
-        self._nodes[place] = node
+        self._set(place, node)
+
+    def _made(self, path: str) -> str:
+        """The key of the folder at the clean `path`, which is made, with those above it, where there is none."""
+        there = self._nodes.get(path)
+        if there is not None and there.kind is Kind.DIRECTORY:  # a key: so there is no link on the way
+            return path
+        key = ""
+        for part in path.split("/"):
+            key = f"{key}/{part}" if key else part
+            there = self._nodes.get(key)
+            if there is not None and there.kind is Kind.SYMLINK:
+                found = self._lookup(key, follow=True)
+                there = self._nodes.get(found) if found is not None else None
+                if found is None or there is None:
+                    raise BuildError(f"/{path} is a directory here and a symlink before, to what is not there")
+                key = found
+            if there is None:
+                self._set(key, Node(Kind.DIRECTORY, 0o755))
+            elif there.kind is not Kind.DIRECTORY:
+                raise BuildError(f"something would lie below /{path}, in which /{key} is no folder")
+        return key
+
+    def _set(self, key: str, node: Node) -> None:
+        """A node at the place that no link leads away from; links may have made it longer than Linux's paths are."""
+        if key not in self._nodes:
+            size = len(_encode(key))
+            self._names += size
+            if size > MAX_PATH or self._names > MAX_NAMES:
+                raise BuildError(f"/{key[:80]}… is longer than a path may be, or all paths together are; refused")
+        self._nodes[key] = node
 
     def _lookup(self, path: str, follow: bool) -> str | None:
         """The key that `path` leads to, symbolic links followed inside the tree; None where it leads nowhere.

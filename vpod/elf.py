@@ -145,6 +145,10 @@ def _symbols(sections: list[tuple[int, ...]], view: memoryview) -> dict[str, int
     """The values of the defined symbols; of several with one name, a global one's."""
     symbols: dict[str, int] = {}
     names_left = MAX_NAMES
+    # "Currently, an object file may have only one section of each type": of tables that overlap each other in the file,
+    # thousands could be listed, and reading them all would take time quadratic in its size.
+    if sum(section[1] == SECTION_SYMBOLS for section in sections) > 1:
+        raise ProgramError("damaged: the file has several symbol tables; ELF allows one")
     for _, kind, _, _, offset, size, link, _, _, entry_size in sections:
         if kind != SECTION_SYMBOLS:
             continue

@@ -168,9 +168,11 @@ class Link:
         self._send(wire.encode(wire.STATS))
         try:
             figures = json.loads(self._statistics.get(timeout=timeout))
-        except (queue.Empty, ValueError) as error:
+        except (queue.Empty, ValueError, RecursionError) as error:
             raise WorkerDied(f"the worker gave no statistics within {timeout:g} s: {error!r}") from error
-        return {str(name): value for name, value in figures.items() if isinstance(value, (int, float))}
+        if not isinstance(figures, dict):
+            raise WorkerDied("the worker gave statistics that are none")
+        return {name: value for name, value in figures.items() if isinstance(value, (int, float))}
 
     def close(self) -> None:
         """End the worker and wait until it has ended. May be called again, from any thread."""

@@ -488,7 +488,11 @@ def publish(directory: str | os.PathLike[str], snapshots: Iterable[str | os.Path
             entry = _published(folder, Path(path))
             entries[entry["name"], entry["tag"]] = entry
         listed = {"format": FORMAT, "snapshots": [entries[key] for key in sorted(entries)]}
-        text = json.dumps(listed, indent=1, ensure_ascii=False).encode() + b"\n"
+        try:
+            text = json.dumps(listed, indent=1, ensure_ascii=False).encode() + b"\n"
+        except (ValueError, RecursionError):  # in keys that nobody looked at, which are kept as they are
+            why = "has an entry that cannot be written again; delete the keys that no vpod wrote"
+            raise RegistryError(f"{catalog}: {why}") from None
         _parse_catalog(text, url)
         with paths.writing(catalog, mode=0o644) as file:
             file.write(text)

@@ -319,7 +319,11 @@ def _parse_state(data: bytes, identity: str) -> tuple[dict[str, Any], bytes, int
     end = STATE_HEADER.size + meta_size
     if magic != STATE_MAGIC or identity_there.hex() != identity or len(data) != end + state_size:
         return None
-    return json.loads(data[STATE_HEADER.size : end]), data[end:], ram_size
+    try:
+        meta = json.loads(data[STATE_HEADER.size : end])
+    except (ValueError, RecursionError):
+        return None
+    return (meta, data[end:], ram_size) if type(meta) is dict else None
 
 
 # --- coming and going ------------------------------------------------------------------------------------------------
