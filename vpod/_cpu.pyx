@@ -166,7 +166,7 @@ cdef Exit run_loop(Hart* h) noexcept nogil:
 cdef class Memory:
     """The guest's RAM: owns the mapping, and shows it read-only through the buffer protocol."""
     cdef uint8_t* data
-    cdef readonly uint64_t size
+    cdef uint64_t size
 
     def __cinit__(self, uint64_t size, int fd=-1):
         self.data = <uint8_t*>map_memory(size, fd)
