@@ -118,10 +118,22 @@ class Driver:
     def __init__(self, make: Any, features: int = FEATURES, size: int = 8, queues: int | None = None) -> None:
         self.memory, self.line = Memory(), Line()
         self.device: VirtioMmio = make(Ram(self.memory, RAM_SIZE), IrqLine(self.line.set, 1))
+        self._take(features, size)
+        self.start(queues)
+
+    @classmethod
+    def of(cls, device: VirtioMmio, memory: Any, features: int = FEATURES, size: int = 8) -> Driver:
+        """Bring up a device that is part of a machine, whose RAM `memory` reads and writes."""
+        driver = cls.__new__(cls)
+        driver.memory, driver.device = memory, device
+        driver._take(features, size)
+        driver.start(None)
+        return driver
+
+    def _take(self, features: int, size: int) -> None:
         self.features, self.size = features, size
         self.event_index = bool(features & EVENT_INDEX)
         self.rings: list[Ring] = []
-        self.start(queues)
 
     def read(self, offset: int) -> int:
         return self.device.read(offset, 4)
