@@ -98,7 +98,7 @@ def test_every_form(world: World, address: str | None, asid: str | None, user: s
             assert world.use(kind, va, level) == 1
             frame, rights, wanted = CHANGES[change]
             tables.map(va, frame, rights and rights + user + globally, size)
-            elsewhere = va ^ 8 << 32
+            elsewhere = va ^ 8 << 32 ^ 3 * PAGE
             world.fence(
                 {None: None, "same": va + (5 * PAGE if size else 8), "other": elsewhere}[address or None],
                 {None: None, "same": SPACES[0], "other": 99}[asid or None],

@@ -9,7 +9,10 @@ state at a fault. Which row is which test stands in docs/testing.md, "Pitfalls".
 
 from __future__ import annotations
 
+import ctypes
+import os
 import random
+import struct
 import threading
 from collections.abc import Callable
 
@@ -19,6 +22,7 @@ from machine_code import (
     INTERRUPT,
     ONES,
     RAM,
+    S_HANDLER,
     STEP,
     Hart,
     M,
@@ -28,16 +32,20 @@ from machine_code import (
     Trap,
     U,
     assemble,
+    dwords,
     word,
 )
+from virtio_driver import NEXT, WRITE, Driver
 
 from vpod import _cpu
+from vpod.bus import IrqLine, Ram
+from vpod.devices.virtio.block import Block, BufferDisk
 
 PAGE = 0x1000
 CODE = RAM + 0x8000  # physical: a page of code besides the program
 DATA = RAM + 0xA000
 VA = 0x1_0000_0000
-MIE = 1 << 3
+SIE, MIE = 1 << 1, 1 << 3
 STCE = 1 << 63
 
 
@@ -169,6 +177,52 @@ def test_a_device_that_overwrites_the_instruction_that_rang() -> None:
     hart.cpu.set_interrupt(11, True)
     hart.cpu.run(1)
     assert hart.read("mcause") == INTERRUPT | 11
+
+
+class DiskBus(RecordingBus):
+    """A virtio disk at 0x1000_0000, which reads and writes the hart's RAM when its doorbell rings."""
+
+    device: Block
+
+    def write(self, address: int, size: int, value: int) -> None:
+        self.device.write(address - 0x1000_0000, size, value)
+
+
+def test_a_disk_that_reads_sectors_into_code() -> None:
+    """The guest calls a function, asks for the next sector at its address, and calls it again, in one run."""
+    bus = DiskBus()
+    hart = Hart("again: call f; add s0, s0, a0; rings: sw zero, 0x50(s1); j again; .align 4096; f: ret", bus=bus)
+    sectors = 5
+    disk = BufferDisk(b"".join(returning(n + 1).ljust(512, b"\0") for n in range(sectors)))
+    bus.device = Block(Ram(hart.cpu, hart.cpu.ram_size), IrqLine(lambda number, level: None, 1), disk)
+    ring = Driver.of(bus.device, hart.cpu).rings[0]
+    ring.describe(0, ring.heap, 16, NEXT, 1)
+    ring.describe(1, hart.program["f"], 512, NEXT | WRITE, 2)
+    ring.describe(2, ring.heap + 16, 1, WRITE)
+    hart.set(s1=0x1000_0000).cpu.run(3)  # to the doorbell
+    for sector in range(sectors):
+        assert hart.cpu.pc == hart.program["rings"]
+        hart.cpu.write(ring.heap, dwords(0, sector))  # a read of that sector
+        ring.offer(0)
+        hart.cpu.run(6)  # and round to the next one
+        assert ring.finished() == [(0, 513)]
+    assert hart.x("s0") == sum(range(1, sectors + 1))
+
+
+def test_two_harts_of_one_file_patch_their_code_differently() -> None:
+    """RAM is a private map: what one of them has written, or decoded, the other has not."""
+    descriptor = os.memfd_create("ram")
+    os.ftruncate(descriptor, 1 << 20)
+    os.pwrite(descriptor, returning(1), CODE - RAM)
+    harts = [Hart() for _ in range(3)]
+    for hart in harts:
+        hart.cpu = _cpu.Cpu(hart.bus, 1 << 20, descriptor)
+        assert call(hart, CODE) == 1
+    for n, hart in enumerate(harts[:2]):
+        hart.cpu.write(CODE, returning(n + 7))
+    assert [call(hart, CODE) for hart in harts] == [7, 8, 1]
+    assert os.pread(descriptor, 8, CODE - RAM) == returning(1)
+    os.close(descriptor)
 
 
 def test_code_that_is_data_and_code_at_once() -> None:
@@ -440,7 +494,7 @@ CHAINS = {
     "jalr": "la s1, two; la s2, loop; loop: jalr s3, 0(s1); nop; two: jalr s3, 0(s2)",
     "branches": "li a1, 1; loop: bnez a1, two; nop; two: beqz zero, loop",
     "calls": "loop: call f; j loop; f: ret",
-    "page crossing": "j loop; .space 4086; c.nop 0; loop: nop; c.j loop",
+    "page crossing": "j loop; .space 4088; c.nop 0; loop: nop; c.j loop",
 }
 
 
@@ -452,6 +506,23 @@ def test_a_timer_reaches_every_chain(name: str) -> None:
     hart.cpu.run(20_000_000)
     assert hart.cpu.pc == HANDLER
     assert hart.read("mcause") == INTERRUPT | 5
+    assert hart.cpu.mtime - hart.read("stimecmp") < 10_000_000
+
+
+@pytest.mark.parametrize("level", [U, S])
+@pytest.mark.parametrize("name", CHAINS)
+def test_a_timer_reaches_every_chain_under_sv39(name: str, level: int) -> None:
+    """Each page of the chain is mapped where it isn't, to memory that isn't contiguous; the interrupt is delegated."""
+    hart = Hart().csr(mie=1 << 5, mideleg=1 << 5, mstatus=SIE, menvcfg=STCE)
+    program = assemble(CHAINS[name], VA)
+    tables = PageTables(hart).map(S_HANDLER, S_HANDLER)
+    for page in range(2):
+        tables.map(VA + page * PAGE, CODE + 3 * page * PAGE, "vrxad" + ("u" if level == U else ""))
+        hart.cpu.write(CODE + 3 * page * PAGE, program.code[page * PAGE : (page + 1) * PAGE] or bytes(2))
+    tables.on()
+    hart.csr(stimecmp=hart.cpu.mtime + 10_000).set(pc=VA, priv=level)
+    hart.cpu.run(20_000_000)
+    assert (hart.cpu.pc, hart.read("scause"), hart.read("sepc") >> 13) == (S_HANDLER, INTERRUPT | 5, VA >> 13)
     assert hart.cpu.mtime - hart.read("stimecmp") < 10_000_000
 
 
@@ -618,3 +689,21 @@ def test_a_fault_in_the_middle_of_a_hot_block() -> None:
     assert hart.trap() == Trap(13, CODE + 8, VA)
     assert [hart.x(name) for name in ("a0", "a1", "a3")] == [101, 101, 100]
     assert hart.cpu.instret - before == 2
+
+
+# ---- the host's own state -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", range(5))
+def test_rounding_and_flags_of_the_guest_stay_there(mode: int) -> None:
+    """Whatever frm says and fflags collect, Python's floats are computed as before, the host's mode is as it was."""
+    libm = ctypes.CDLL(None)
+    before = libm.fegetround(), [1 / 3, -1 / 3, 2**0.5, 1e308 * 1.1, 5e-324 / 3]
+    hart = Hart("fdiv.d fa0, fa1, fa2; fcvt.w.d a1, fa0; fmul.d fa3, fa4, fa4; fdiv.d fa5, fa1, fa6; done: j done")
+    hart.csr(mstatus=3 << 13, frm=mode)
+    for register, value in ((11, 1.0), (12, 3.0), (14, 1e-200), (16, 0.0)):
+        hart.cpu.set_f(register, int.from_bytes(struct.pack("<d", value), "little"))
+    hart.run()
+    assert hart.read("fflags") == 1 | 2 | 8, "NX, UF and DZ"
+    assert (libm.fegetround(), [1 / 3, -1 / 3, 2**0.5, 1e308 * 1.1, 5e-324 / 3]) == before
+    assert libm.fetestexcept(0) == 0

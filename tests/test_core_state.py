@@ -50,7 +50,7 @@ LOOPS = (
     "loop: addi a0, a0, 1; j two; nop; two: addi a0, a0, 1; j loop",
     "li a1, 1; loop: bnez a1, two; nop; two: beqz zero, loop",
     "loop: call f; j loop; f: ret",
-    "j loop; .space 4086; c.nop 0; loop: nop; c.j loop",  # an instruction that crosses pages
+    "j loop; .space 4088; c.nop 0; loop: nop; c.j loop",  # an instruction that crosses pages
 )
 
 
