@@ -41,6 +41,7 @@ DYNAMIC = 7
 # where things are, from the start of RAM
 MASKS_AT, SOURCES_AT, SETS_AT, RESULTS_AT = 0x8_0000, 0x10_0000, 0x20_0000, 0x30_0000
 SOURCES_END = SETS_AT
+TRAP_AT = MASKS_AT + 8 * MASKS  # mcause + 1, the block, the instruction
 SET_BYTES, RESULT_BYTES = 24, 16
 ODD = 0xD129_0B26_88CC_E54D  # the hash's multiplier
 GOLDEN = 0x9E37_79B9_7F4A_7C15
@@ -214,6 +215,7 @@ class Sweep:
 
     def _source(self) -> Iterable[str]:
         yield f"""
+            la t0, trapped; csrw mtvec, t0
             li t0, 0x6000; csrs mstatus, t0
             li s3, {ODD}
             li s4, {self.first}; li s10, {self.first + self.blocks}
@@ -232,6 +234,10 @@ class Sweep:
             addi s4, s4, 1
             beq s4, s10, finish
             j block
+            .align 4
+        trapped:
+            li t0, {RAM + TRAP_AT}; csrr t1, mcause; addi t1, t1, 1; sd t1, 0(t0); sd s4, 8(t0)
+            csrr t1, mepc; lwu t1, 0(t1); sd t1, 16(t0)
         finish:
             li t0, {FINISHER}; li t1, 0x5555; sw t1, 0(t0)
             j ."""
@@ -285,6 +291,12 @@ class Sweep:
 
 
 # ---- what it left ----------------------------------------------------------------------------------------------------
+
+
+def trap(memory: bytes) -> str | None:
+    """Where the image ended before its time, if it did: nothing in it may trap."""
+    cause, block, word = struct.unpack_from("<3Q", memory, TRAP_AT)
+    return f"a trap of cause {cause - 1} in block {block} at {disasm.disassemble(word)}" if cause else None
 
 
 def hashes(memory: bytes, sweep: Sweep) -> list[list[int]]:
