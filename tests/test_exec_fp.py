@@ -6,7 +6,12 @@ operation on the right registers. The expected values come from the exact model,
 
 from __future__ import annotations
 
+import itertools
+import math
+import operator
 import random
+import struct
+from fractions import Fraction
 
 import pytest
 
@@ -257,3 +262,126 @@ def test_f0_is_a_register_like_any_other(hart: Hart) -> None:
 def test_destination_may_be_every_source(hart: Hart) -> None:
     hart.cpu.set_f(1, 0x4000000000000000)
     assert hart.run("fmadd.d", rd=1, rs1=1, rs2=1, rs3=1, rm=RMM) and hart.cpu.f(1) == 0x4018000000000000
+
+
+# ---- tables of the F and D extensions, stated anew ------------------------------------------------------------------
+
+ROUNDINGS = {  # F, table "Rounding mode encoding": of an exact value, to an integer
+    0: round,  # RNE: Python's own goes to the even one of two that are as near
+    1: lambda value: -math.floor(-value) if value < 0 else math.floor(value),
+    2: math.floor,
+    3: math.ceil,
+    4: lambda value: math.floor(abs(value) + Fraction(1, 2)) * (-1 if value < 0 else 1),
+}
+INTEGERS = {"w": (-(1 << 31), (1 << 31) - 1), "wu": (0, (1 << 32) - 1), "l": (-(1 << 63), (1 << 63) - 1),
+            "lu": (0, (1 << 64) - 1)}  # fmt: skip
+FORMAT_OF = {"s": "<f", "d": "<d"}
+
+
+def encoded(width: str, value: float) -> int:
+    return int.from_bytes(struct.pack(FORMAT_OF[width], value), "little")
+
+
+def edges(width: str) -> list[float]:
+    """Values around every bound of every integer, as far as the format has them, and their neighbours."""
+    found = {0.0, -0.0, 5e-324, 1.5, 2.5, -1.5, -2.5, 1e30, -1e30}
+    for bound in {bound for both in INTEGERS.values() for bound in both}:
+        for quarters in range(-8, 9):
+            try:
+                value = float(struct.unpack(FORMAT_OF[width], struct.pack(FORMAT_OF[width], bound + quarters / 4))[0])
+            except OverflowError:
+                continue
+            found |= {value, math.nextafter(value, math.inf), math.nextafter(value, -math.inf)}
+    return [value for value in found if width == "d" or struct.unpack("<f", struct.pack("<f", value))[0] == value]
+
+
+@pytest.mark.parametrize("width", FORMAT_OF)
+@pytest.mark.parametrize("integer", INTEGERS)
+def test_conversions_at_their_edges(hart: Hart, integer: str, width: str) -> None:
+    """F, table "Domains of float-to-integer conversions and behavior for invalid inputs", and the text around it.
+
+    Out of range after rounding is the nearest integer and invalid, never inexact besides; a NaN is the largest; results
+    of 32 bits are sign-extended, the unsigned ones too.
+    """
+    low, high = INTEGERS[integer]
+    name = f"fcvt.{integer}.{width}"
+    cases = [(encoded(width, value), Fraction(value)) for value in edges(width)]
+    special = [(math.inf, high), (-math.inf, low), (math.nan, high), (-math.nan, high)]
+    for mode, rounding in ROUNDINGS.items():
+        wanted = []
+        for bits, value in cases:
+            result = rounding(value)
+            wanted.append((bits, min(max(result, low), high), 0 if result == value else NX, low <= result <= high))
+        wanted += [(encoded(width, value), result, 0, False) for value, result in special]
+        for bits, result, inexact, fits in wanted:
+            hart.cpu.set_csr(FCSR, 0)
+            hart.cpu.set_f(1, bits | (BOX if width == "s" else 0))
+            assert hart.run(name, rd=4, rs1=1, rm=mode)
+            extended = result & (1 << 32) - 1 if "w" in integer else result & (1 << 64) - 1
+            if "w" in integer and extended >> 31:
+                extended |= BOX
+            assert hart.cpu.x(4) == extended, f"{name} of {bits:#x} in mode {mode}"
+            assert hart.cpu.csr(FFLAGS) == (inexact if fits else NV), f"{name} of {bits:#x} in mode {mode}"
+
+
+NUMBERS = [-math.inf, -1.0, -1e-45, -0.0, 0.0, 1e-45, 1.0, math.inf]  # in order, of the two zeros as well
+NANS = {"s": (0x7FC00000, 0xFFC12345, 0x7F800001, 0xFFBFFFFF),
+        "d": (0x7FF8 << 48, 0xFFF8_0000_1234_5678, 0x7FF0_0000_0000_0001, 0xFFF7 << 48 | 0xFFFF)}  # fmt: skip
+
+
+@pytest.mark.parametrize("width", FORMAT_OF)
+def test_minima_maxima_and_comparisons(hart: Hart, width: str) -> None:
+    """F 2.2: -0.0 is less than +0.0 for fmin and fmax alone; a number wins over a NaN, two NaNs give the canonical one.
+
+    A signalling NaN is invalid everywhere; a quiet one for flt and fle, and not for feq.
+    """
+    numbers = [encoded(width, value) for value in NUMBERS]
+    signalling = NANS[width][2:]
+    box = BOX if width == "s" else 0
+    canonical = NANS[width][0]
+    for a, b in itertools.product((*numbers, *NANS[width]), repeat=2):
+        nans = [bits for bits in (a, b) if bits in NANS[width]]
+        invalid = NV if any(bits in signalling for bits in nans) else 0
+        for register, bits in ((1, a), (2, b)):
+            hart.cpu.set_f(register, bits | box)
+        values = [0.0 if bits in nans else NUMBERS[numbers.index(bits)] for bits in (a, b)]
+        for name in ("fmin", "fmax"):
+            if nans:
+                result = canonical if len(nans) == 2 else b if a in nans else a
+            else:
+                result = numbers[(min if name == "fmin" else max)(numbers.index(a), numbers.index(b))]
+            hart.cpu.set_csr(FCSR, 0)
+            assert hart.run(f"{name}.{width}", rd=4, rs1=1, rs2=2)
+            assert (hart.cpu.f(4), hart.cpu.csr(FFLAGS)) == (result | box, invalid), f"{name} {a:#x}, {b:#x}"
+        for name, compare in (("feq", operator.eq), ("flt", operator.lt), ("fle", operator.le)):
+            result = 0 if nans else int(compare(*values))
+            flags = NV if nans and name != "feq" else invalid
+            hart.cpu.set_csr(FCSR, 0)
+            assert hart.run(f"{name}.{width}", rd=4, rs1=1, rs2=2)
+            assert (hart.cpu.x(4), hart.cpu.csr(FFLAGS)) == (result, flags), f"{name} {a:#x}, {b:#x}"
+
+
+@pytest.mark.parametrize("width", FORMAT_OF)
+def test_the_ten_classes(hart: Hart, width: str) -> None:
+    """F, table "Format of result of FCLASS instruction"."""
+    smallest = encoded(width, 2.0**-126 if width == "s" else 2.0**-1022)
+    sign = 1 << (31 if width == "s" else 63)
+    positive = [
+        0,
+        1,
+        smallest - 1,
+        smallest,
+        encoded(width, 1.0),
+        encoded(width, math.inf) - 1,
+        encoded(width, math.inf),
+    ]
+    classes = [4, 5, 5, 6, 6, 6, 7]
+    table = [
+        *zip(positive, classes, strict=True),
+        *((bits | sign, 7 - n) for bits, n in zip(positive, classes, strict=True)),
+    ]
+    table += [(bits, 9 if place < 2 else 8) for place, bits in enumerate(NANS[width])]
+    for bits, n in table:
+        hart.cpu.set_f(1, bits | (BOX if width == "s" else 0))
+        assert hart.run(f"fclass.{width}", rd=4, rs1=1)
+        assert (hart.cpu.x(4), hart.cpu.csr(FFLAGS)) == (1 << n, 0), f"{bits:#x}"
