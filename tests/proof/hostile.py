@@ -31,7 +31,7 @@ from tests.virtio_driver import FEATURES, Driver
 from vpod.machine import STATE_HEADER, Machine
 
 LENGTH = 800  # operations a session
-SESSIONS = {"short": (4, 75), "long": (24, 110)}  # pieces, and sessions in each
+SESSIONS = {"short": (4, 40), "long": (10, 256)}  # pieces, and sessions in each
 HEADROOM = 768 << 20  # bytes of address space that a piece may take beyond what it has at its start
 SHOWN = 3  # differences after which a piece gives up
 SEARCH = 20.0  # seconds that making a difference smaller may take

@@ -105,7 +105,7 @@ class Guest:
             weights = [0, 0, 0, 0, 0, 1, 20, 6, 0]
         else:
             yield from self.bring_up()
-        stormy = self.random.randrange(300)
+        stormy = self.random.randrange(120)
         for number in range(1 << 62):
             if number == stormy:
                 yield self.storm()
