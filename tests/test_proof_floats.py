@@ -107,6 +107,8 @@ def test_every_flag_is_raised_kept_and_seen() -> None:
     assert raised >= {0, 1, 3, 5, 8, 16}
     kept = {flags & 12 for _, (_, flags) in details(on_the_core(sweep.only(15, Pass("fmv.x.d"))))}
     assert kept == {12}
+    crossed = Sweep("", (Pass("fmv.x.d"),), Cross((ONE,), 1), blocks=1, first=15, detail=True)
+    assert {flags for _, (_, flags) in details(on_the_core(crossed))} == {0}, "flags of special operands aren't hidden"
 
 
 # ---- agreement -----------------------------------------------------------------------------------------------------

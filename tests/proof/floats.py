@@ -99,10 +99,14 @@ def boxed(values: Sequence[int]) -> list[int]:
     return [NAN_BOX | value for value in values]
 
 
-def unboxed_singles() -> list[int]:
-    """Registers that hold no single: all are the canonical NaN, though the low half is 1, -1, infinity or a NaN."""
+def unboxed_singles(arity: int) -> list[int]:
+    """Registers that hold no single, though their low half is one: all count as the canonical NaN.
+
+    The upper half lacks one bit of its 32, each in turn for instructions of one operand, or is no box at all.
+    """
     low = (0x3F80_0000, 0xBF80_0000, 0x7F80_0000, 0x7F80_0001)
-    return [upper << 32 | low[k] for k, upper in enumerate((0, 0xFFFF_FFFE, 0x7FFF_FFFF, 0x3FF0_0000))]
+    uppers = [0, 0x3FF0_0000, *(0xFFFF_FFFF ^ 1 << bit for bit in (range(32) if arity == 1 else (0, 31)))]
+    return [upper << 32 | low[k % 4] for k, upper in enumerate(uppers)]
 
 
 def corners(width: str, arity: int) -> list[int]:
@@ -118,13 +122,13 @@ def corners(width: str, arity: int) -> list[int]:
     values += [value | sign for value in ties for sign in (0, form.sign)]
     if arity == 1:
         values += float_operands.saturation_edges(form)
-    return boxed(values) + unboxed_singles() if width == "s" else values + unboxed_singles()[:1]
+    return boxed(values) + unboxed_singles(arity) if width == "s" else values + unboxed_singles(2)[:2]
 
 
 def convertibles(width: str) -> list[int]:
     form = FORMATS[width]
     values = float_operands.saturation_edges(form) + float_operands.specials(form)
-    return boxed(values) + unboxed_singles() if width == "s" else values
+    return boxed(values) + unboxed_singles(1) if width == "s" else values
 
 
 def masks(single: bool, rng: random.Random) -> list[int]:
@@ -239,7 +243,7 @@ def explain(ours: Sweep, theirs: Sweep) -> str:
 
 # ---- pieces ----------------------------------------------------------------------------------------------------------
 
-RANDOM_BLOCKS: Mapping[Form, int] = {"short": 384, "long": 9_600}  # 786,432 and 19,660,800 sets an instruction
+RANDOM_BLOCKS: Mapping[Form, int] = {"short": 384, "long": 19_200}  # 786,432 and 39,321,600 sets an instruction
 ARITIES = (3, 2, 1)
 BLOCKS_A_PIECE = 1_200
 HOST_SETS: Mapping[Form, int] = {"short": 20_000, "long": 200_000}
