@@ -511,7 +511,7 @@ RINGING = "csrr a7, time; li t0, 0x10000000; sw zero, 0(t0); j ."  # a handler t
 
 
 def interrupted(hart: Hart, bell: Bell) -> int:
-    """Run into the timer's interrupt, which is due in a millisecond; how late it came, in ticks of 100 ns, if it did."""
+    """Run into the timer's interrupt, which is due in a millisecond; how late it came, in ticks of 100 ns."""
     bell.hart = hart
     hart.csr(mie=1 << 5, menvcfg=STCE, stimecmp=hart.cpu.mtime + 10_000)
     patience = threading.Timer(60, hart.cpu.stop)
