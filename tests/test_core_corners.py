@@ -96,7 +96,7 @@ def test_singles_are_loaded_and_stored_alike_the_first_time_and_the_next() -> No
     ("source", "size", "cause"), [("ld a1, 0(a0)", 8, 5), ("sd a1, 0(a0)", 8, 7), ("lw a1, 0(a0)", 4, 5)]
 )
 def test_an_access_over_the_end_of_ram_faults_and_does_nothing(source: str, size: int, cause: int) -> None:
-    """The trap value is the address of the part that failed: privileged specification, "Machine Trap Value Register"."""
+    """The trap value is the address of the part that failed: privileged specification, on `mtval`."""
     end = RAM + (4 << 20)
     for inside in range(1, size):
         hart = Hart().set(a0=end - inside, a1=ONES).store(end - 8, 0x1122_3344_5566_7788)

@@ -1,7 +1,7 @@
 """The core built in other ways, and the same tests on it: sanitizers, checks, coverage.
 
-Each piece copies the checkout (what git tracks, and what it doesn't ignore) to a folder of its own, builds the core there
-in one way, and runs tests, and in the long form pieces of the other targets, on that build:
+Each piece copies the checkout (what git tracks, and what it doesn't ignore) to a folder of its own, builds the core
+there in one way, and runs tests, and in the long form pieces of the other targets, on that build:
 
     sanitize   AddressSanitizer and UBSan watch every access and every shift
     checked    Cython's bounds checks, and its checks of divisions, whose rounding is then Python's
@@ -157,15 +157,27 @@ def selected(folder: Path, build: str, form: Form) -> list[str]:
     return [name for name in found if name not in left_out]
 
 
-def run_tests(folder: Path, environment: Mapping[str, str], tests: Sequence[str], *options: str) -> Outcome:
-    """`pytest` on `tests` in `folder`, guests left out: each failure, error, skip and early end is a difference."""
+def run_tests(
+    folder: Path, environment: Mapping[str, str], tests: Sequence[str], *options: str, seconds: float | None = None
+) -> Outcome:
+    """`pytest` on `tests` in `folder`, guests left out: each failure, error, skip and early end is a difference.
+
+    Raises subprocess.TimeoutExpired when that takes over `seconds`.
+    """
     results = folder / "results.xml"
     results.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "not guest", "-p", "no:cacheprovider", f"--junitxml={results}"]
+    command += ["-W", "error::pytest.PytestUnraisableExceptionWarning", *options, *tests]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-m", "not guest", "-p", "no:cacheprovider", f"--junitxml={results}",
-         "-W", "error::pytest.PytestUnraisableExceptionWarning", *options, *tests],
-        cwd=folder, env=dict(environment), capture_output=True, text=True, errors="replace", check=False,
-    )  # fmt: skip
+        command,
+        cwd=folder,
+        env=dict(environment),
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+        timeout=seconds,
+    )
     if not results.exists():
         told = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
         return Outcome(differences=(f"pytest ended with {done.returncode}:\n{told}",))

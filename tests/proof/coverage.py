@@ -1,11 +1,11 @@
-"""Which lines of the core the tests reached, as gcov counted them, and which arms of the interpreter and rows of the table.
+"""What of the core the tests reached, as gcov counted it: lines, arms of the interpreter, rows of the table.
 
 The core is all that `vpod/_cpu.pyx` includes: every chapter, the generated decoder too. Only what ran as a hart counts:
 `_fpu.pyx`, the softfloat's test face, is a module of its own with counts of its own. Each line that nothing reaches is
 excused below, by its text, or it is a difference.
 
-Invariants: an excuse that isn't needed is a difference too (its line was reached, or is gone); a row of the table counts
-as executed when its own line of the decoder was reached and the arm of its opcode too.
+Invariants: an excuse that isn't needed is a difference too (its line was reached, or is gone); a row of the table
+counts as executed when its own line of the decoder was reached and the arm of its opcode too.
 
     line 301 of vpod/_cpu.pyx was never reached: return
 """
