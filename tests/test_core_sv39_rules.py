@@ -298,3 +298,61 @@ def test_an_instruction_that_straddles_two_pages(first: str, second: str) -> Non
     bench.fence()
     trap = hart.set(pc=start, priv=S).go()
     assert trap == (Trap(HALVES[first][1] or 0, start, start) if HALVES[first][1] else None), "needs one page alone"
+
+
+# ---- data that straddles pages --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("environment", [ADUE, 0], ids=["Svadu", "Svade"])
+@pytest.mark.parametrize("kind", ["load", "fload", "store", "fstore"])
+def test_data_that_straddles_two_pages(bench: Bench, kind: str, environment: int) -> None:
+    """Each page has its own rights, A and D; the value is the page that fails; a store is done whole or not at all.
+
+    A page that was good keeps what step 7 did to it, or doesn't: the text lets both halves be accesses of their own.
+    """
+    hart, start = bench.hart.csr(menvcfg=environment), PLACES[0] + PAGE - 4
+    frames = DATA, DATA + 2 * PAGE
+    kinds = [V | R | W | A | D, V | R | W | A, V | R | W, V | R | A | D, V | X | A | D, 0, V | R | W | A | D | USER]
+    for low in itertools.product(kinds, repeat=2):
+        before = [frame >> 12 << 10 | bits for frame, bits in zip(frames, low, strict=True)]
+        after: list[int | None] = []
+        for n, entry in enumerate(before):
+            hart.store(bench.tables.entry(PLACES[0] + n * PAGE), entry)
+            after.append(updated(entry, kind, environment) if leaf_allows(entry & 255, kind, S, 0) else None)
+        hart.cpu.write(DATA + PAGE - 4, b"\x11" * 4)
+        hart.cpu.write(DATA + 2 * PAGE, b"\x22" * 4)
+        trap = bench.attempt(kind, S, start)
+        found = [hart.dword(bench.tables.entry(PLACES[0] + n * PAGE)) for n in (0, 1)]
+        memory = hart.cpu.read(DATA + PAGE - 4, 4) + hart.cpu.read(DATA + 2 * PAGE, 4)
+        if None in after:
+            assert trap is not None and (trap[0], trap[2]) == (
+                PAGE_FAULT[kind],
+                start if after[0] is None else start + 4,
+            )
+            assert memory == b"\x11" * 4 + b"\x22" * 4
+            for entry, old, new in zip(found, before, after, strict=True):
+                assert entry == old or (entry == new and new is not None)
+        else:
+            assert trap is None and found == after
+            assert memory == (NEW.to_bytes(8, "little") if kind in WRITES else b"\x11" * 4 + b"\x22" * 4)
+            if kind == "load":
+                assert hart.x("a2") == 0x2222_2222_1111_1111
+
+
+@pytest.mark.parametrize("kind", ["load", "fload", "store", "fstore"])
+def test_pmp_and_data_that_straddles_two_pages(kind: str) -> None:
+    """Where PMP refuses one of the pages, the value is the first byte that it refuses, and memory is as it was."""
+    for refused, level in itertools.product(((0,), (1,), (0, 1)), (U, S)):
+        bench = Bench()
+        hart, start = bench.hart, PLACES[0] + PAGE - 4
+        for n in (0, 1):
+            rights = "vrwxad" + ("u" if level == U else "")
+            hart.store(bench.tables.entry(PLACES[0] + n * PAGE), pte(DATA + 2 * n * PAGE, rights))
+        cfg = [3 << 3 | (0 if n in refused else 7) for n in (0, 1)]
+        hart.csr(pmpaddr0=DATA >> 2 | 0x1FF, pmpaddr1=DATA + 2 * PAGE >> 2 | 0x1FF, pmpaddr2=ONES)
+        hart.csr(pmpcfg0=0x1F << 16 | cfg[1] << 8 | cfg[0])
+        hart.cpu.write(DATA + PAGE - 4, bytes(4))
+        hart.cpu.write(DATA + 2 * PAGE, bytes(4))
+        trap = bench.attempt(kind, level, start)
+        assert trap is not None and (trap[0], trap[2]) == (ACCESS_FAULT[kind], start if 0 in refused else start + 4)
+        assert hart.cpu.read(DATA + PAGE - 4, 4) + hart.cpu.read(DATA + 2 * PAGE, 4) == bytes(8)
