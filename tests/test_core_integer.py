@@ -3,7 +3,7 @@
 The model knows neither the core nor the table's expansions: a result is a function of two 64-bit operands, written
 from volume I ("RV32I", "RV64I", "M", "A", "C"). Operands are biased to where implementations break: zero, one, minus
 one, the sign boundaries of each width, shift amounts beyond the width, division by zero and its overflow. Random
-programs against another emulator are in `test_core_unicorn.py`.
+programs against another emulator are in `test_proof_user.py`.
 
     hart with rs1 = 2**63, rs2 = -1:  div gives 2**63, rem gives 0
 """

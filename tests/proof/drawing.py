@@ -21,6 +21,7 @@ from functools import cache
 from tests.machine_code import load_constant
 from tests.proof.programs import (
     BOX,
+    CODE,
     CODE_SIZE,
     HOLES,
     MIDDLE,
@@ -172,6 +173,9 @@ class Drawer:
             self.odd: MIDDLE - self.rng.choice((1, 2, 3, 4, 5, 6, 7, self.rng.randrange(-99, 99))),
             STACK: MIDDLE - 0x100 + self.rng.choice((0, 8, 2, 1, 0xF4)),
         }
+        self.stores_into_code = self.random() < 0.06
+        if self.stores_into_code:
+            self.pointers |= {self.odd: 0, self.aligned: 0}  # when the program's place is known
         scratch = [self.aligned, self.odd]
         self.temporaries = tuple(free)
         pools = {
@@ -293,6 +297,12 @@ class Drawer:
 
     def load(self, label: int) -> Item:
         shape = self.shape(LOADS if self.random() < 0.5 else WIDE)
+        if shape.destination == "x" and "x2" not in shape.row.operands and self.random() < 0.1:
+            to = self.pick(self.pools["to8" if shape.row.length == 2 else "to"])  # the pointer is overwritten
+            if to:
+                alias = {pool: to for pool, _, _, _ in shape.registers}
+                pointer = encode("addi", rd=to, rs1=self.aligned, imm=8 * self.rng.randrange(-100, 100))
+                return Item(label, (pointer, self.word(shape, **alias)[0] & ~(1 << 31)))
         word, destination = self.word(shape)
         if shape.row.length == 4:
             word = self.placed(word, shape, 15)
@@ -362,7 +372,7 @@ class Drawer:
 
     def indirect(self, name: str, to: int) -> tuple[int, ...]:
         """auipc, addi, and a jump to the register: with an offset that is taken off before, or none."""
-        at = self.temporary()
+        at = self.temporary() if self.random() < 0.9 else LINK
         words = (encode("auipc", rd=at, imm=0), encode("addi", rd=at, rs1=at, imm=0))
         if name != "jalr":
             return (*words, encode(name, rs1=at))
@@ -413,13 +423,14 @@ class Drawer:
 
     def patch(self, label: int, ahead: tuple[int, ...]) -> Item:
         """Stores over an instruction, which becomes another one, or itself again the second time; `fence.i`."""
-        if self.patchable and (not ahead or self.random() < 0.5):
-            target, old = self.patchable[-1 - int(self.random() * min(len(self.patchable), 6))]
-        else:
+        if ahead and self.random() < 0.5:
             target = self.rng.choice(ahead)
             if target not in self.forward:
                 self.forward[target] = self.computing(target)
-            old = self.forward[target].words[0]
+        if not self.patchable:
+            return self.fence(label)
+        # only once the same: two patches would make another word of it, which may be any
+        target, old = self.patchable.pop(-1 - int(self.random() * min(len(self.patchable), 6)))
         length = isa.length(old)
         while True:
             shape = self.shape(COMPUTING)
@@ -427,7 +438,9 @@ class Drawer:
                 break
         new, _ = self.word(shape)
         at, was, becomes = self.rng.sample(self.temporaries, 3)
-        read, write = ("lw", "sw") if length == 4 else ("lhu", "sh")
+        # `becomes` is sign-extended, so a wider store has to leave what follows alone
+        ways = [("lw", "sw"), ("ld", "sd")] if length == 4 else [("lhu", "sh"), ("lw", "sw"), ("ld", "sd")]
+        read, write = self.rng.choice(ways if (old ^ new) >> 31 == 0 else ways[:1])
         words = (
             encode("auipc", rd=at, imm=0),
             encode("addi", rd=at, rs1=at, imm=0),
@@ -437,13 +450,13 @@ class Drawer:
             encode(write, rs2=was, rs1=at, imm=0),
             encode("fence.i"),
         )
-        return Item(label, words, (Reference(0, target, address=True, exact=True),))
+        return Item(label, words, (Reference(0, target, address=True, exact=True, word=old),))
 
     # traps: each gives the words of an item that ends the program
 
     def trap(self, label: int) -> Item:
         ways = (
-            (self.system, 3), (self.illegal, 2), (self.foreign, 1), (self.reserved_rounding, 1), (self.lost_load, 4),
+            (self.system, 6), (self.illegal, 2), (self.foreign, 1), (self.reserved_rounding, 1), (self.lost_load, 4),
             (self.lost_store, 4), (self.lost_atomic, 2), (self.misaligned_atomic, 1), (self.lost_jump, 2),
         )  # fmt: skip
         words = self.rng.choices([way for way, _ in ways], [weight for _, weight in ways])[0]()
@@ -459,10 +472,13 @@ class Drawer:
         return (self.word(SHAPES[self.rng.choice(names)])[0],)
 
     def illegal(self) -> tuple[int, ...]:
-        """A word that is no instruction, according to the table."""
+        """A word that is no instruction, by the table; see KNOWN, "reserved compressed encodings"."""
         while True:
-            word = self.rng.getrandbits(32) | 3 if self.random() < 0.7 else self.rng.getrandbits(16) & 0xFFFC
-            if isa.find(word) is None and word & 0x1F != 0x1F and word & 0xE003 != 0x8000:
+            word = self.rng.getrandbits(32) | 3
+            if self.random() < 0.4:
+                word = self.rng.getrandbits(16) & 0xE003 | self.pick((0, 0, self.rng.getrandbits(16) & 0x1FFC))
+            passed_over = word & 0xE003 == 0x8000 or word & 0xFC43 == 0x9C41
+            if isa.find(word) is None and word & 0x1F != 0x1F and not (isa.length(word) == 2 and passed_over):
                 return (word,)
 
     def foreign(self) -> tuple[int, ...]:
@@ -562,9 +578,9 @@ class Drawer:
             return self.switch(label, tuple(self.pick(ahead) for _ in range(4)))
         if kind < 0.97:
             return self.csr(label)
-        if kind < 0.98:
+        if kind < 0.975:
             return self.stack(label)
-        if kind < 0.99 or not (slots or self.patchable):
+        if kind < 0.985:
             return self.fence(label)
         return self.patch(label, slots)
 
@@ -628,18 +644,43 @@ class Drawer:
                 items += self.loop(next(self.labels), size, turns, self.outer, 1, trap and index == rounds - 1)
         else:
             items += self.loop(next(self.labels), rng.randrange(8, 30), rng.randrange(300, 1000), self.outer, 0)
-        label = next(self.labels)
-        items.append(self.trap(label) if rng.random() < 0.2 else Item(label, (encode("ecall"),)))
-        return self.finished(number, items)
+        return self.ended(number, items)
 
-    def finished(self, number: int, items: list[Item]) -> Program:
-        """The program of these items: labels numbered as they come, registers and memory filled."""
+    def ended(self, number: int, items: list[Item]) -> Program:
+        """The program of these items, with an end: mostly an ecall."""
+        label, kind = next(self.labels), self.random()
+        length = sum(item.size for item in items)
+        call = Item(label, (encode("ecall"),))
+        if kind < 0.1 and not self.stores_into_code:
+            return self.finished(number, [*items, Item(next(self.labels), self.wild(length)), call])
+        if kind < 0.15:  # runs into the hole; see KNOWN, "instructions that are half in a hole"
+            last = Item(label, (self.word(self.shape(COMPUTING))[0],))
+            return self.finished(number, [*items, last], CODE_SIZE - length - last.size)
+        return self.finished(number, [*items, self.trap(label) if kind < 0.3 else call])
+
+    def wild(self, length: int) -> tuple[int, ...]:
+        """A jump or branch by any offset that does not lead back into the `length` bytes before it."""
+        shape = self.shape((*DIRECT, *DIRECT, *BRANCHES))
+        while True:
+            word, _ = self.word(shape)
+            if not -length <= shape.row.take("imm", word) < 8:
+                return (word,)
+
+    def finished(self, number: int, items: list[Item], offset: int | None = None) -> Program:
+        """The program of these items: labels numbered as they come, a place found, registers and memory filled."""
         rng = self.rng
         order = {item.label: index for index, item in enumerate(items)}
         length = sum(item.size for item in items)
+        if offset is None:  # a page ends in most programs
+            offset = min(2 * rng.randrange(0x800, 0x1000), CODE_SIZE - 0x1100 - length)
         values = [integer(rng) for _ in range(32)]
         first = REACH + 8 * rng.randrange((TABLE_SIZE - 2 * REACH - self.advance) // 8)
-        for register, value in (self.pointers | {self.operands: TABLE + first, 0: 0}).items():
+        places = self.pointers | {self.operands: TABLE + first, 0: 0}
+        if self.stores_into_code:  # behind the program, or, if that is at the end, before it
+            behind = offset + length + 0x880
+            places[self.odd] = CODE + (behind if behind < CODE_SIZE - 0x880 else offset - 0x880)
+            places[self.aligned] = places[self.odd] & -8
+        for register, value in places.items():
             values[register] = value
         at = 8 * rng.randrange((TABLE_SIZE - SCRATCH_SIZE) // 8)
         operands = self.seed, number // 4096
@@ -659,7 +700,7 @@ class Drawer:
             singles=self.singles,
             scratch=table(*operands)[at : at + SCRATCH_SIZE],
             operands=operands,
-            offset=min(2 * rng.randrange(0x800, 0x1000), CODE_SIZE - length - 2) & ~1,
+            offset=offset,
             paged=bool(number & 1),
         )
 

@@ -19,7 +19,6 @@ singles (`Program.singles`) and doubles: see KNOWN in `user.py`.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from struct import pack
@@ -48,6 +47,7 @@ INTEGERS = tuple(
     for bit in (0, 1, 5, 6, 7, 8, 15, 16, 31, 32, 33, 52, 62, 63, 64)
     for value in ((1 << bit) - 1, 1 << bit, (1 << bit) + 1, -(1 << bit), -(1 << bit) - 1)
 )
+EXTREMES = (0, 1, ONES, 1 << 63, (1 << 63) - 1, 1 << 31, ONES << 31 & ONES, (1 << 31) - 1, (1 << 32) - 1)
 SINGLES = tuple(
     sign | bits
     for sign in (0, 1 << 31)
@@ -110,7 +110,7 @@ def integer(rng: random.Random) -> int:
     """A biased 64-bit integer: a boundary, a small number, or any bits of any width."""
     kind = rng.random()
     if kind < 0.5:
-        return rng.choice(INTEGERS)
+        return rng.choice(EXTREMES if kind < 0.25 else INTEGERS)
     value = rng.getrandbits(rng.choice((4, 8, 16, 32, 40, 64, 64)))
     return value if kind < 0.8 else -value & ONES
 
@@ -138,7 +138,7 @@ class Reference:
     """Word `at` of an item goes to the item `label`: as a jump's offset, or as an auipc and the addi after it.
 
     Where that item was dropped, they go to the next one that is left, unless the reference is `exact`. A jump that does
-    not reach goes to the next instruction, if it may be `near`.
+    not reach goes to the next instruction, if it may be `near`. What is going to be patched must begin with `word`.
     """
 
     at: int
@@ -146,6 +146,7 @@ class Reference:
     address: bool = False
     exact: bool = False
     near: bool = True
+    word: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,20 +198,23 @@ class Program:
             starts.append(at)
             at += item.size
         labels = sorted(places)
+        first = {item.label: item.words[0] for item in self.items}
         code = bytearray()
         for item, start in zip(self.items, starts, strict=True):
             words = list(item.words)
             for reference in item.references:
+                if reference.word not in (None, first.get(reference.label)):
+                    raise Unlinkable(f"item {reference.label} is no longer what is to be patched")
                 _resolve(words, reference, start, places, labels)
             for word in words:
                 code += word.to_bytes(4 if word & 3 == 3 else 2, "little")
-        if self.offset + len(code) > CODE_SIZE:
+        if self.offset + len(code) > CODE_SIZE + 2:  # the last instruction may be half in the hole
             raise Unlinkable(f"{len(code)} bytes are too many")
         return bytes(code)
 
     def image(self) -> bytes:
         """All of the code's memory, with zeros around the program. Raises Unlinkable."""
-        return (bytes(self.offset) + self.link()).ljust(CODE_SIZE, b"\0")
+        return (bytes(self.offset) + self.link()).ljust(CODE_SIZE, b"\0")[:CODE_SIZE]
 
     def listing(self) -> str:
         """The assembly text, an instruction a line; bytes that are no instruction are shown as data."""
@@ -227,7 +231,7 @@ class Program:
         return "\n".join(lines)
 
 
-def _resolve(words: list[int], reference: Reference, start: int, places: dict[int, int], labels: Sequence[int]) -> None:
+def _resolve(words: list[int], reference: Reference, start: int, places: dict[int, int], labels: list[int]) -> None:
     """Put the place of `reference.label` into the words of the item at `start`."""
     pc = start + sum(4 if word & 3 == 3 else 2 for word in words[: reference.at])
     word = words[reference.at]
