@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from machine_code import assemble
 from virtio_driver import (
     BASE,
     EVENT_INDEX,
@@ -31,6 +32,7 @@ from vpod.devices.virtio.console import Console
 from vpod.devices.virtio.entropy import MAX_REQUEST, Entropy
 from vpod.devices.virtio.mmio import EmptySlot
 from vpod.devices.virtio.queue import MAX_CHAIN, MAX_SIZE
+from vpod.machine import Machine
 
 SECTOR = 512
 MULTIPORT = 2
@@ -173,6 +175,12 @@ LIES: dict[str, Any] = {
         ring.describe(1, HEAP, 16, INDIRECT),
         ring.offer(0),
     ),
+    "an enormous indirect table": lambda ring: (ring.describe(0, BASE, 0xFFFF_FFF0, INDIRECT), ring.offer(0)),
+    "straddling the end of RAM in a chain": lambda ring: (
+        ring.describe(0, HEAP, 8, WRITE | NEXT, 1),
+        ring.describe(1, BASE + RAM_SIZE - 8, 16, WRITE),
+        ring.offer(0),
+    ),
     "loop in an indirect table": lambda ring: (
         ring.store(HEAP, "<QIHH", HEAP, 8, NEXT | WRITE, 0),
         ring.describe(0, HEAP, 1 << 16, INDIRECT),
@@ -311,6 +319,224 @@ def test_whatever_the_guest_writes_the_device_survives(
     assert twin.save() == state
 
 
+# Drivers that break the rules of the transport.
+
+
+def test_without_features_agreed_to_there_is_no_driver() -> None:
+    driver = Driver(Entropy)
+    driver.write(0x70, 0)
+    driver.write(0x70, 4)
+    assert driver.read(0x70) == 0, "DRIVER_OK before FEATURES_OK"
+    driver.set_up(0)
+    driver.write(0x30, 0)
+    assert driver.read(0x44) == 0, "nor a queue"
+    assert not driver.device.running and driver.rings[0].ask(16) is None
+
+
+def test_what_was_agreed_to_cannot_be_changed() -> None:
+    driver = Driver(Entropy)
+    for select in (0, 1, 2, 0xFFFF_FFFF):
+        driver.write(0x24, select)
+        driver.write(0x20, 0xFFFF_FFFF)
+    driver.write(0x70, 8)
+    assert driver.read(0x70) == 15 and driver.device.accepted == FEATURES
+    assert driver.rings[0].ask(16)
+
+
+def test_a_queue_that_was_never_set_up_is_notified_in_vain() -> None:
+    driver = Driver(Entropy, queues=0)
+    before = bytes(driver.memory.data)
+    driver.write(0x50, 0)
+    assert not driver.broken and bytes(driver.memory.data) == before
+
+
+def test_a_driver_that_says_it_needs_a_reset_gets_nothing_until_it_resets() -> None:
+    driver = Driver(Entropy)
+    driver.write(0x70, 0x40)
+    assert driver.rings[0].ask(16) is None
+    driver.memory.data[:] = bytes(RAM_SIZE)
+    driver.start(None)
+    assert driver.rings[0].ask(16)
+
+
+# Requests that change while they are in flight: the console's port is paused, so a chain waits in its queue.
+
+
+def waiting() -> Terminal:
+    terminal = Terminal()
+    terminal.agent.paused = True
+    assert terminal.transmit.ask(b"said before") is None
+    return terminal
+
+
+def resume(terminal: Terminal) -> None:
+    terminal.agent.paused = False
+    for _ in range(10):
+        if not terminal.device.service():
+            return
+    pytest.fail("the device never finishes")
+
+
+def test_a_chain_is_read_when_it_is_taken() -> None:
+    terminal = waiting()
+    terminal.driver.memory.write(terminal.transmit.heap, b"said after.")
+    resume(terminal)
+    assert b"".join(terminal.out) == b"said after." and not terminal.driver.broken
+
+
+LATE_LIES: dict[str, Any] = {
+    "descriptor outside RAM": lambda ring: ring.describe(0, BASE + RAM_SIZE, 8),
+    "descriptor of 4 GiB": lambda ring: ring.describe(0, BASE, 0xFFFF_FFFF),
+    "a loop": lambda ring: ring.describe(0, BASE, 1, NEXT, 0),
+    "head outside the table": lambda ring: ring.store(ring.available + 4, "<H", 0xFFFF),
+    "index far ahead": lambda ring: ring.store(ring.available + 2, "<H", 0x8000),
+}
+
+
+@pytest.mark.parametrize("lie", LATE_LIES)
+def test_a_lie_that_comes_late_is_still_one(lie: str) -> None:
+    terminal = waiting()
+    LATE_LIES[lie](terminal.transmit)
+    resume(terminal)
+    assert terminal.driver.broken and terminal.out == [] and terminal.transmit.finished() == []
+
+
+@pytest.mark.parametrize(("register", "value"), [(0x70, 0), (0x44, 0), (0x70, 0x40)])
+def test_a_request_ends_with_its_queue(register: int, value: int) -> None:
+    """By a reset, by taking the queue out of use, and by giving the device up."""
+    terminal = waiting()
+    terminal.driver.write(0x30, 5)
+    terminal.driver.write(register, value)
+    before = bytes(terminal.driver.memory.data)
+    resume(terminal)
+    assert terminal.out == [] and bytes(terminal.driver.memory.data) == before
+
+
+def test_a_queue_that_moves_with_a_request_in_it_is_read_where_it_is_now() -> None:
+    terminal = waiting()
+    driver, ring = terminal.driver, terminal.transmit
+    moved = BASE + 0xE_0000
+    driver.memory.write(moved, driver.memory.read(ring.table, 0x4000))
+    driver.write(0x30, 5)
+    driver.write(0x44, 0)
+    for register, place in ((0x80, 0), (0x90, 0x2000), (0xA0, 0x3000)):
+        driver.write(register, moved + place)
+    driver.memory.write(ring.table, bytes(0x4000))
+    driver.write(0x44, 1)
+    resume(terminal)
+    assert terminal.out == [b"said before"]
+    assert driver.memory.read(ring.used, 12) == bytes(12) != driver.memory.read(moved + 0x3000, 12)
+
+
+# Buffers that are the rings themselves.
+
+
+def disk_with(*sectors: bytes) -> Any:
+    store = b"".join(sector.ljust(SECTOR, b"\0") for sector in sectors)
+    return lambda ram, line: Block(ram, line, BufferDisk(bytearray(store)))
+
+
+def read_over(driver: Driver, target: int, sector: int = 0) -> None:
+    """Ask for a sector of the disk at `target`, which the driver should not."""
+    ring = driver.rings[0]
+    header = HEAP
+    driver.memory.write(header, struct.pack("<IIQ", 0, 0, sector))
+    ring.describe(0, header, 16, NEXT, 1)
+    ring.describe(1, target, SECTOR, NEXT | WRITE, 2)
+    ring.describe(2, HEAP + 16, 1, WRITE)
+    ring.offer(0)
+    ring.notify()
+
+
+def works_after_a_reset(driver: Driver) -> bool:
+    driver.memory.data[:] = bytes(RAM_SIZE)
+    driver.start(None)
+    return request(driver.rings[0], 0, 0, SECTOR) is not None and not driver.broken
+
+
+def test_a_request_may_overwrite_its_own_descriptors() -> None:
+    """They were read before; the status goes where they said, and the next request is what the disk says."""
+    second = struct.pack("<QIHH", BASE + RAM_SIZE, 16, NEXT, 1)
+    driver = Driver(disk_with(second))
+    ring = driver.rings[0]
+    read_over(driver, ring.table)
+    assert ring.finished() == [(0, SECTOR + 1)] and driver.memory.read(HEAP + 16, 1) == b"\0"
+    ring.offer(0)
+    ring.notify()
+    assert driver.broken and works_after_a_reset(driver)
+
+
+@pytest.mark.parametrize("index", [0, 1, 9, 10, 0x8000, 0xFFFF])
+def test_a_request_may_overwrite_the_index_that_made_it_available(index: int) -> None:
+    driver = Driver(disk_with(struct.pack("<HH", 0, index)))
+    read_over(driver, driver.rings[0].available)
+    assert driver.broken == (index not in (1, 9)), "nothing more, or the same eight times"
+    assert works_after_a_reset(driver)
+
+
+def test_a_disk_that_makes_its_own_requests_available_is_read_in_bounded_steps() -> None:
+    """Each sector holds the index one further, and the header of the next request."""
+    driver = Driver(disk_with(*(struct.pack("<HHIIQ", 0, n + 2, 0, 0, n + 1) for n in range(1000))), size=MAX_SIZE)
+    ring = driver.rings[0]
+    driver.memory.write(HEAP, struct.pack("<IIQ", 0, 0, 0))
+    parts = ((HEAP, 16, 0), (ring.available, 4, WRITE), (HEAP, 16, WRITE), (HEAP + 64, SECTOR - 20, WRITE))
+    for index, (address, length, flags) in enumerate(parts):
+        ring.describe(index, address, length, flags | NEXT, index + 1)
+    ring.describe(4, HEAP + 16, 1, WRITE)
+    ring.offer(0)
+    ring.notify()
+    assert ring.fetch(ring.used + 2, "<H") == (MAX_SIZE,) and not driver.broken
+    assert driver.device.service() and ring.fetch(ring.used + 2, "<H") == (2 * MAX_SIZE,)
+    while driver.device.service():
+        pass
+    assert ring.fetch(ring.used + 2, "<H") > (1000,), "past the disk's end, where the index no longer changes"
+
+
+def test_the_used_ring_may_be_the_buffer() -> None:
+    driver = Driver(disk_with(b"\xff" * SECTOR))
+    ring = driver.rings[0]
+    read_over(driver, ring.used)
+    assert ring.fetch(ring.used + 2, "<HII") == (1, 0, SECTOR + 1), "the ring is written last"
+    assert works_after_a_reset(driver)
+
+
+def test_the_rings_may_lie_on_each_other() -> None:
+    for places in ((0, 0, 0), (0, 4, 4), (0, 0, 8), (8, 0, 0)):
+        driver = Driver(Entropy)
+        driver.negotiate()
+        driver.write(0x30, 0)
+        for register, place in zip((0x80, 0x90, 0xA0), places, strict=True):
+            driver.write(register, BASE + 0x8000 + place)
+        driver.memory.data[0x8000:0x9000] = struct.pack("<QIHH", HEAP, 64, WRITE, 1) * 256
+        driver.write(0x44, 1)
+        driver.write(0x70, 15)
+        for _ in range(300):
+            driver.write(0x50, 0)
+            driver.device.service()
+        driver.memory.data[:] = bytes(RAM_SIZE)
+        driver.start(None)
+        assert len(driver.rings[0].ask(16) or b"") == 16
+
+
+def test_code_that_a_disk_brings_over_the_guests_next_instruction_is_what_runs() -> None:
+    """Also when the store that asks for it and the instruction behind it were decoded together."""
+    code = assemble("li a0, 77\ndone: j done", BASE + 0x1000).code
+    guest = Machine(64 << 20, BufferDisk(bytearray(code.ljust(SECTOR, b"\0"))))
+    start = 0x1000 - 4
+    guest.ram.write(BASE + start, assemble("sw zero, 0x50(a1)\nli a0, 1\ndone: j done").code)
+    driver = Driver.of(guest._devices["virtio2"], guest.cpu)
+    ring = driver.rings[0]
+    ring.store(HEAP, "<IIQ", 0, 0, 0)
+    ring.describe(0, HEAP, 16, NEXT, 1)
+    ring.describe(1, BASE + 0x1000, SECTOR, NEXT | WRITE, 2)
+    ring.describe(2, HEAP + 16, 1, WRITE)
+    ring.offer(0)
+    guest.cpu.pc = BASE + start
+    guest.cpu.set_x(11, 0x1000_3000)
+    guest.cpu.run(20)
+    assert ring.finished() == [(0, SECTOR + 1)] and guest.cpu.x(10) == 77
+
+
 # State.
 
 
@@ -364,7 +590,7 @@ def request(ring: Ring, kind: int, sector: int, *parts: bytes | int) -> bytes | 
 
 def failed_read(ring: Ring, sector: int, length: int) -> bool:
     """Ask for `length` bytes from `sector`: whether the status, which stands behind them, is an error."""
-    assert len(request(ring, 0, sector, length) or b"") == 1
+    assert request(ring, 0, sector, length) == b"", "nothing was written from the first byte on: section 2.7.8.2"
     return ring.memory.read(ring.heap + 16 + length, 1) == b"\1"
 
 
@@ -406,6 +632,16 @@ def test_a_read_only_disk_is_never_written() -> None:
     assert request(ring, 0, 0, SECTOR) == bytes(SECTOR + 1)
 
 
+def test_data_in_the_wrong_direction_is_not_moved() -> None:
+    store = bytearray(b"d" * 2048)
+    driver, ring = make_disk(BufferDisk(store))
+    assert request(ring, 0, 0, b"x" * SECTOR) == b"\0", "a read of no bytes"
+    assert request(ring, 1, 0, SECTOR) is not None and ring.memory.read(ring.heap + 16 + SECTOR, 1) == b"\0"
+    assert store == b"d" * 2048 and not driver.broken
+    request(ring, 8, 0, 19)
+    assert ring.memory.read(ring.heap + 16, 20) == b"x" * 19 + b"\1", "no room for an identity"
+
+
 def test_identity_and_unknown_requests() -> None:
     _, ring = make_disk(BufferDisk(bytearray(2048)))
     assert request(ring, 8, 0, 20) == b"vpod".ljust(20, b"\0") + b"\0"
@@ -413,7 +649,14 @@ def test_identity_and_unknown_requests() -> None:
 
 
 def test_a_chain_that_is_no_request_breaks_the_device() -> None:
-    for parts in ((b"short", 1), (struct.pack("<IIQ", 0, 0, 0),), (16,)):
+    """Too short a header, no status, nothing to read, and a header that the device is to write."""
+    for parts in (
+        (b"short", 1),
+        (struct.pack("<IIQ", 0, 0, 0),),
+        (16,),
+        (16, SECTOR, 1),
+        (struct.pack("<IIQ", 0, 0, 0), 0),
+    ):
         driver, ring = make_disk(BufferDisk(bytearray(2048)))
         assert ring.ask(*parts) is None and driver.broken
 

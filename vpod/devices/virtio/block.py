@@ -131,7 +131,7 @@ class Block(VirtioMmio):
         return True
 
     def _request(self, chain: Chain) -> int:
-        """Carry out one request and write its status; the number of bytes written to the guest."""
+        """Carry out one request and write its status; the bytes written to the guest, from the first one on."""
         _, readable, writable = chain
         if total(readable) < HEADER.size or not total(writable):
             raise QueueBroken("a block request without header or status")
@@ -146,7 +146,7 @@ class Block(VirtioMmio):
             status, written = STATUS_ERROR, 0
         at = next(offset for offset, length in status_at if length)
         self.ram.write(self.ram.base + at, bytes([status]))
-        return written + 1
+        return written + (written == total(incoming))  # a failed request leaves a gap before the status
 
     def _carry_out(self, kind: int, sector: int, outgoing: list[Range], incoming: list[Range]) -> tuple[int, int]:
         if kind == FLUSH:
