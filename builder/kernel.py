@@ -231,7 +231,7 @@ def modinfo(data: bytes, name: str) -> dict[str, list[str]]:
             left -= len(info)
             if left < 0:  # of one section, or of many that lie over each other
                 raise VerificationFailed(f"{name}: more than {MAX_MODINFO} bytes of .modinfo")
-            for text in info.split(b"\0"):
+            for text in filter(None, info.split(b"\0")):
                 key, equals, value = text.decode("utf-8", "replace").partition("=")
                 if equals and "\n" not in value:
                     found.setdefault(key, []).append(value)

@@ -37,7 +37,9 @@ def version_key(version: str) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
     >>> version_key("1.0~rc1") < version_key("1.0") < version_key("1.0+b1") < version_key("1:0")
     True
     """
-    if len(version) > _MAX_VERSION or not re.fullmatch(r"(?:[0-9]{1,9}:)?[A-Za-z0-9.+:~-]+", version):
+    # Colons may stand in the upstream version, but only behind the one that ends an epoch: section 5.6.12.
+    well_formed = re.fullmatch(r"[0-9]{1,9}:[A-Za-z0-9.+:~-]+|[A-Za-z0-9.+~-]+", version)
+    if len(version) > _MAX_VERSION or not well_formed:
         raise VerificationFailed(f"{version[:60]!r} is no Debian version")
     epoch, colon, rest = version.partition(":")
     if not colon:

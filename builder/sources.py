@@ -320,7 +320,10 @@ class _Limited:
 
 def _local(place: str) -> Path | None:
     """The path of a folder's file or a `file:` URL; None for a URL that needs the network."""
-    parts = urlsplit(place)
+    try:
+        parts = urlsplit(place)
+    except ValueError as error:
+        raise _Refused(f"is no address ({error})") from error
     if parts.scheme in ("http", "https"):
         return None
     if parts.scheme == "file":
