@@ -28,10 +28,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.proof.builds import BORROWED, ROOT, build_core, copy_checkout, environment_of, run_tests, selected
+from tests.proof.builds import ROOT, build_core, copy_checkout, environment_of, run_piece, run_tests, selected
 from tests.proof.mutants import MUTATIONS, Mutation
+from tests.proof.pieces import Piece
 
 PAGE = ROOT / "docs" / "mutations.md"
+OTHERS = ("user", "privileged", "floats", "encodings", "hostile")  # targets that look at the core
 SECONDS = 300  # that a catcher may take: a mutant that loops for ever is noticed then
 HEAD = """# Mutations: faults that the proof notices
 
@@ -76,10 +78,23 @@ def first_failure(folder: Path, tests: Sequence[str]) -> str:
     return told[0] if "::" in told[0] else f"{tests[0]}: {told[0]}"
 
 
+def notice(folder: Path, catcher: str) -> str:
+    """What `catcher`, a test file or a piece, notices of the core in `folder`; empty if nothing."""
+    if catcher.startswith("tests/"):
+        return first_failure(folder, [catcher])
+    target, *arguments = catcher.split()
+    piece = Piece(target, dict(argument.split("=") for argument in arguments), SECONDS)
+    try:
+        outcome = run_piece(folder, environment_of(folder, ""), piece)
+    except subprocess.TimeoutExpired:
+        return f"{catcher}: not done after {SECONDS} s"
+    return f"{catcher}: {outcome.differences[0].splitlines()[0]}"[:160] if outcome.differences else ""
+
+
 def short_form(folder: Path) -> str:
     """What the short forms of the other targets notice."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.proof", "--short", "--patience", "1", "--jobs", "1", "--only", *BORROWED],
+        [sys.executable, "-m", "tests.proof", "--short", "--patience", "1", "--jobs", "1", "--only", *OTHERS],
         cwd=folder,
         env=environment_of(folder, ""),
         capture_output=True,
@@ -99,7 +114,7 @@ def attempt(mutation: Mutation, base: Path) -> Result:
         apply(mutation, folder)
         build_core(folder, ["VPOD_QUICK"])
         noticed = (
-            first_failure(folder, [mutation.catcher])
+            notice(folder, mutation.catcher)
             or first_failure(folder, selected(folder, "coverage", "short"))
             or short_form(folder)
         )
@@ -110,9 +125,9 @@ def prepare(folder: Path, mutations: Sequence[Mutation]) -> None:
     """A built checkout in `folder` whose catchers all pass. RuntimeError with what fails otherwise."""
     copy_checkout(folder)
     build_core(folder, ["VPOD_QUICK"])
-    failure = first_failure(folder, sorted({mutation.catcher for mutation in mutations}))
-    if failure:
-        raise RuntimeError(f"a catcher fails without any mutation: {failure}")
+    for catcher in sorted({mutation.catcher for mutation in mutations}):
+        if failure := notice(folder, catcher):
+            raise RuntimeError(f"a catcher fails without any mutation: {failure}")
 
 
 # ---- the command ---------------------------------------------------------------------------------------------------
@@ -120,9 +135,7 @@ def prepare(folder: Path, mutations: Sequence[Mutation]) -> None:
 
 def page(results: Sequence[Result]) -> str:
     """The text of docs/mutations.md."""
-    rows = [
-        f"| {result.mutation.name} | `{result.mutation.file}` | `{result.noticed_by or 'nothing'}` |" for result in results
-    ]
+    rows = [f"| {one.mutation.name} | `{one.mutation.file}` | `{one.noticed_by or 'nothing'}` |" for one in results]
     noticed = sum(bool(result.noticed_by) for result in results)
     table = ["| the fault | in | noticed by |", "|---|---|---|", *rows]
     return f"{HEAD}{noticed} of {len(results)} are noticed.\n\n" + "\n".join(table) + "\n"
