@@ -401,7 +401,7 @@ class Board:
                 refused = False
             except AccessFault:
                 refused = True
-        if refused is answered:
+        if refused is answered and not self._code_hit:
             self.faults.append("a fault where a device answers" if refused else "no fault where nothing answers")
 
     def _guest_access(self, kind: str, address: int, size: int, value: int) -> bool:
@@ -411,6 +411,9 @@ class Board:
         cpu.set_x(10, address)
         cpu.set_x(11, value)
         cpu.run(1)
+        if self._code_hit:  # the instruction was overwritten while its access was under way, and anything may have run
+            self.shadow.follow(self.machine.ram.data)
+            return False
         if cpu.pc != HANDLER:
             return False
         cause, wrong = cpu.csr(0x342), cpu.csr(0x343)
