@@ -15,6 +15,7 @@ difference too.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import resource
 import tempfile
@@ -87,6 +88,8 @@ def judged(subject: Subject, name: str, data: bytes) -> str | None:
 def _fuzz(subject: Subject, executions: int, seed: int) -> Outcome:
     corpus = corpus_of(subject.name)
     wrong = [told for name, data in corpus.items() if (told := judged(subject, name, data)) is not None]
+    gc.collect()
+    gc.freeze()  # what is there now stays there: subjects that collect garbage need not look at it
     _limit_memory()
     parents = [data for name, data in corpus.items() if not name.startswith("once-")]
     report = Fuzzer(subject, parents, seed).run(executions)

@@ -15,6 +15,7 @@ and the same; and each looks into its folder afterwards, where only what it said
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import os
@@ -208,6 +209,7 @@ def read_machine(data: bytes) -> None:
         restored.service()
     finally:
         os.close(file)
+        gc.collect()  # a machine and its devices know each other, and its address space goes with them
 
 
 def _timeless(state: bytes) -> tuple[object, object]:
