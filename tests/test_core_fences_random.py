@@ -21,7 +21,11 @@ FRAMES = RAM + 4 * MEGA  # physical: what the pages show
 CODE = 0x1_0000  # virtual: the user's page of Hart.step
 V, R, W, X, USER, G, A, D = (1 << bit for bit in range(8))
 CAUSES = {R: 13, W: 15, X: 12}
-SOURCES = {R: "ld a1, 0(a0)", W: "sd a1, 0(a0)", X: "nop"}
+SOURCES = {R: "ld a1, 0(a0)", W: "sd a1, 0(a0)"}
+FENCES = ["sfence.vma zero, zero", "sfence.vma a0, zero", "sfence.vma a0, a2", "sfence.vma zero, a2"]
+PLACED = {  # the page at STEP, written once: a write to code would make the core forget more than a fence does
+    source: 4 * n for n, source in enumerate((*SOURCES.values(), *FENCES, "csrw satp, a2"))
+}
 RIGHTS = ["", "vr", "vrw", "vx", "vrx", *["vrwx", "vrwxa", "vrwxad"] * 3, "vrad", "vrwad"]
 LOW = [0x1_0000_0000 + 256 * PAGE * n for n in range(2)]  # one set of the TLB
 HIGH = [-(1 << 38) + at & ONES for at in (0, 256 * PAGE)]
@@ -50,14 +54,19 @@ class World:
         for space in self.spaces:
             space.tables.map(RAM, RAM, kernel, 1).map(CODE, STEP & ~0xFFF, "vxuad")
         for page in range(3 * MEGA // PAGE):
-            self.hart.cpu.write(FRAMES + page * PAGE, assemble("nop; nop; nop; nop").code)
+            self.hart.cpu.write(FRAMES + page * PAGE, assemble("j . + 4;" * 4).code)  # blocks of their own
+        self.hart.load("; ".join(PLACED), STEP)
         self.mxr = 0
         self.switch(self.spaces[0])
 
     def switch(self, space: Space) -> None:
         """To the other address space, without a fence."""
         self.current = space
-        assert self.hart.set(priv=S, a2=space.satp).step("csrw satp, a2") is None
+        assert self.execute("csrw satp, a2", a2=space.satp) is None
+
+    def execute(self, source: str, **registers: int) -> Trap | None:
+        """One of PLACED, by S."""
+        return self.hart.set(priv=S, pc=STEP + PLACED[source], **registers).go()
 
     def remap(self) -> None:
         """Change an entry of either space, and fence it."""
@@ -69,9 +78,7 @@ class World:
         space.tables.map(va, frame, rights, level)
         if level:
             va += self.random.randrange(MEGA // PAGE) * PAGE  # any address in a superpage does
-        fences = ["sfence.vma zero, zero", "sfence.vma a0, zero", "sfence.vma a0, a2", "sfence.vma zero, a2"]
-        self.hart.set(priv=S, a0=va, a2=space.asid)
-        assert self.hart.step(self.random.choice(fences)) is None
+        assert self.execute(self.random.choice(FENCES), a0=va, a2=space.asid) is None
 
     def use(self) -> None:
         """One access in a random mode; the hart must do what the model says."""
@@ -84,12 +91,8 @@ class World:
         va += 4 * self.random.randrange(3) if kind == X else 8 * self.random.randrange(32, 64)
         wanted = self.translate(va, kind, level, status)
         hart = self.hart.csr(mstatus=status).set(priv=level, a0=va, a1=self.random.getrandbits(64))
-        start = va if kind == X else CODE if level == U else STEP
-        if kind == X:
-            hart.cpu.pc = va
-            trap = hart.go()
-        else:
-            trap = hart.step(SOURCES[kind], pc=start)
+        start = va if kind == X else (CODE if level == U else STEP) + PLACED[SOURCES[kind]]
+        trap = hart.set(pc=start).go()
         if wanted is None:
             assert trap == Trap(CAUSES[kind], start, va)
             return

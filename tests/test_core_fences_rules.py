@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from machine_code import ONES, RAM, STEP, Hart, M, PageTables, S, U, assemble, pte
+from machine_code import ONES, RAM, STEP, Hart, M, PageTables, S, Trap, U, assemble, pte
 from privileged_isa import CODE, PAGE, SUM
 
 MEGA = 0x20_0000
@@ -24,6 +24,11 @@ FORMS = [*itertools.product((None, "same", "other"), repeat=2)]  # rs1, the addr
 KINDS = ("load", "store", "fetch")
 CONTENT = {n: assemble(f"addi a1, zero, {n}; ret").code for n in FRAMES}  # what stands at the start of each frame
 WRITTEN = 0x55
+CODES = {  # one page of code, written once: a write to it would make the core forget what it has cached
+    "sfence.vma zero, zero": STEP, "sfence.vma a0, zero": STEP + 4, "sfence.vma zero, a2": STEP + 8,
+    "sfence.vma a0, a2": STEP + 12, "csrw satp, a2": STEP + 16, "csrw satp, zero": STEP + 20, "ld a1, 0(a0)": STEP + 24,
+    "sd a3, 0(a0)": STEP + 28,
+}  # fmt: skip
 
 
 def must_see(address: str | None, asid: str | None, globally: bool) -> bool:
@@ -41,17 +46,23 @@ class World:
             tables.map(RAM, RAM, "vrwxgad", 1).map(CODE, STEP, "vxuad")
         for n, frame in FRAMES.items():
             self.hart.cpu.write(frame, CONTENT[n])
+        self.hart.load("; ".join(CODES), STEP)
         self.switch(SPACES[0])
 
     def switch(self, asid: int) -> None:
         """Another address space, without a fence."""
-        self.hart.set(priv=S, a2=self.spaces[asid].satp | asid << 44)
-        assert self.hart.step("csrw satp, a2") is None
+        self.hart.set(a2=self.spaces[asid].satp | asid << 44)
+        assert self.execute("csrw satp, a2") is None
+
+    def execute(self, source: str, level: int = S) -> Trap | None:
+        """One of CODES, from `level`; the trap that it took."""
+        at = CODES[source]
+        return self.hart.set(priv=level, pc=CODE + at - STEP if level == U else at).go()
 
     def fence(self, address: int | None = None, asid: int | None = None) -> None:
-        self.hart.set(priv=S, a0=address or 0, a2=asid or 0)
+        self.hart.set(a0=address or 0, a2=asid or 0)
         source = f"sfence.vma {'zero' if address is None else 'a0'}, {'zero' if asid is None else 'a2'}"
-        assert self.hart.step(source) is None
+        assert self.execute(source) is None
 
     def use(self, kind: str, va: int, level: int) -> int:
         """Access `va` from `level`: the number of the frame that answered, 0 for a page fault."""
@@ -61,8 +72,7 @@ class World:
             trap = hart.trap()
             assert trap or hart.cpu.pc == RAM
         else:
-            source = "ld a1, 0(a0)" if kind == "load" else "sd a3, 0(a0)"
-            trap = hart.step(source, pc=CODE if level == U else STEP)
+            trap = self.execute("ld a1, 0(a0)" if kind == "load" else "sd a3, 0(a0)", level)
         if trap is not None:
             assert (trap.cause, trap.tval) == ({"load": 13, "store": 15, "fetch": 12}[kind], va)
             return 0
@@ -226,7 +236,8 @@ def test_a_new_root_under_the_same_asid(kind: str) -> None:
     world.spaces[7].map(va, FRAMES[1])
     world.spaces[8].map(va, FRAMES[2])
     assert world.use(kind, va, S) == 1
-    world.hart.set(priv=S, a2=world.spaces[8].satp | 7 << 44).step("csrw satp, a2")
+    world.hart.set(a2=world.spaces[8].satp | 7 << 44)
+    assert world.execute("csrw satp, a2") is None
     world.fence(None, 7)
     assert world.use(kind, va, S) == 2
 
@@ -238,19 +249,20 @@ def test_bare_and_sv39_change_at_once(level: int, kind: str) -> None:
     world = World()
     hart, frame = world.hart, FRAMES[2]
     rights = "vrwxad" + ("u" if level == U else "")
-    tables = world.spaces[SPACES[0]].map(frame, FRAMES[1], rights)  # at the address of frame 2: frame 1
+    world.spaces[SPACES[0]].map(frame, FRAMES[1], rights)  # at the address of frame 2: frame 1
     world.fence()
     for _ in range(3):
         assert world.use(kind, frame, level) == 1
-        hart.set(priv=S).step("csrw satp, zero")
+        assert world.execute("csrw satp, zero") is None
         if kind == "fetch":
-            assert hart.set(priv=level, pc=frame).go() is None and hart.x("a1") == 2
+            hart.set(priv=level, pc=frame, ra=RAM).cpu.run(2)
+            assert (hart.cpu.pc, hart.x("a1")) == (RAM, 2)
         else:
-            source = "ld a1, 0(a0)" if kind == "load" else "sd a3, 0(a0)"
-            assert hart.set(priv=level, a0=frame, a3=WRITTEN).step(source) is None
+            hart.set(priv=level, a0=frame, a3=WRITTEN, pc=CODES["ld a1, 0(a0)" if kind == "load" else "sd a3, 0(a0)"])
+            assert hart.go() is None
             assert hart.dword(frame) == (WRITTEN if kind == "store" else int.from_bytes(CONTENT[2], "little"))
             hart.cpu.write(frame, CONTENT[2])
-        hart.set(priv=S, a2=tables.satp | SPACES[0] << 44).step("csrw satp, a2")
+        world.switch(SPACES[0])
 
 
 def test_m_is_never_translated() -> None:
