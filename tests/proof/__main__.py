@@ -68,7 +68,7 @@ def shortfalls(target: Target, form: Form, outcome: Outcome) -> list[str]:
         for unit, least in target.least.get(form, {}).items()
         if outcome.counts.get(unit, 0) < least
     ]
-    return lacks + [f"never reached: {', '.join(outcome.missing)}"] * bool(outcome.missing)
+    return lacks + ([f"never reached: {', '.join(outcome.missing)}"] if outcome.missing else [])
 
 
 def prove(form: Form, names: Sequence[str], seed: int, jobs: int, patience: int | None) -> int:

@@ -32,6 +32,13 @@ TARGETS = {
         Target("floats", "QEMU, host FPU", {"short": {"results": 5_000_000}, "long": {"results": 500_000_000}}),
         Target("encodings", "QEMU, GNU binutils"),
         Target("files", "declared errors only"),
-        Target("hostile", "a host that survives"),
+        Target(
+            "hostile",
+            "a host that survives",
+            {
+                "short": {"operations": 90_000, "requests": 1_000},
+                "long": {"operations": 2_000_000, "requests": 30_000},
+            },
+        ),
     )
 }
