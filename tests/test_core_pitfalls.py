@@ -44,6 +44,7 @@ from vpod.devices.virtio.block import Block, BufferDisk
 PAGE = 0x1000
 CODE = RAM + 0x8000  # physical: a page of code besides the program
 DATA = RAM + 0xA000
+FENCE = RAM + 0x6000  # a fence that is not written anew: a write to code makes the core forget more than a fence
 VA = 0x1_0000_0000
 SIE, MIE = 1 << 1, 1 << 3
 STCE = 1 << 63
@@ -68,6 +69,12 @@ def paged(level: int = S, ram: int = 4 << 20) -> tuple[Hart, PageTables]:
     tables = PageTables(hart).identity().on()
     hart.set(priv=level)
     return hart, tables
+
+
+def run_fence(hart: Hart) -> None:
+    """Execute what stands at FENCE."""
+    hart.set(pc=FENCE).cpu.run(1)
+    assert hart.cpu.pc == FENCE + 4, hart.describe()
 
 
 # ---- stale code -----------------------------------------------------------------------------------------------------
@@ -273,13 +280,14 @@ def enter(hart: Hart) -> Trap | None:
 
 def test_a_crossing_instruction_whose_second_page_is_remapped() -> None:
     hart, tables, _ = crossing()
+    hart.load("sfence.vma a2, zero", FENCE)
     for _ in range(5):
         assert enter(hart) is None
     assert hart.x("a0") == 5
     other = word("addi", rd="a0", rs1="a0", imm=1 << 10)[2:] + assemble("ret").code
     hart.cpu.write(CODE + 2 * PAGE, other)
     tables.map(VA + PAGE, CODE + 2 * PAGE, "vrxad")
-    hart.set(a2=VA + PAGE).step("sfence.vma a2, zero")
+    run_fence(hart.set(a2=VA + PAGE))
     for _ in range(3):
         assert enter(hart) is None
     assert hart.x("a0") == 5 + 3 * (1 << 10)
@@ -339,17 +347,6 @@ def test_running_off_the_end_of_ram() -> None:
 
 
 # ---- remapping while hot --------------------------------------------------------------------------------------------
-
-
-FENCE = (
-    RAM + 0x6000
-)  # where a fence lies that is not written anew: writing code makes the core forget more than a fence
-
-
-def run_fence(hart: Hart) -> None:
-    """Execute what stands at FENCE."""
-    hart.set(pc=FENCE).cpu.run(1)
-    assert hart.cpu.pc == FENCE + 4, hart.describe()
 
 
 @pytest.mark.parametrize("va", [VA, -(1 << 38) & ONES, ONES & ~0xFFFF])
