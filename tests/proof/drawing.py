@@ -17,6 +17,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import TypeVar
 
 from tests.machine_code import load_constant
 from tests.proof.programs import (
@@ -41,6 +42,7 @@ from tests.proof.programs import (
 from vpod import disasm, isa
 from vpod.isa import Row
 
+T = TypeVar("T")
 LINK, STACK = 1, 2
 FFLAGS, FRM, FCSR = 1, 2, 3
 REACH = 0x1000  # the farthest from the operand pointer that a load reads
@@ -193,7 +195,7 @@ class Drawer:
 
     # one instruction
 
-    def pick(self, pool: tuple[int, ...]) -> int:
+    def pick(self, pool: tuple[T, ...]) -> T:
         return pool[int(self.random() * len(pool))]
 
     def shape(self, shapes: tuple[Shape, ...]) -> Shape:
@@ -342,20 +344,31 @@ class Drawer:
             shape = self.shape(AMOS)
             word, to = self.word(shape, at=at)
             return Item(label, (point, word, *self.fold(to, "x")))
-        width = self.rng.choice("wd")
+        return Item(label, (point, *self.reservation(at)))
+
+    def reservation(self, at: int) -> tuple[int, ...]:
+        """`lr` and `sc` at register `at`: in a pair, alone, or with others between, also for other addresses."""
+        width, kind = self.rng.choice("wd"), self.random()
         load, _ = self.word(SHAPES[f"lr.{width}"], **{"from": at, "to": self.temporary(at)})
         store, to = self.word(SHAPES[f"sc.{width}"], at=at)
-        kind = self.random()
+        last = (store, *self.fold(to, "x"))
         if kind < 0.15:
-            return Item(label, (point, store, *self.fold(to, "x")))
+            return last
         between: list[int] = []
         for _ in range(self.rng.randrange(3)):
             word, written = self.word(self.shape(COMPUTING))
             if written != at:
                 between.append(word)
+        there, back = (encode("addi", rd=at, rs1=at, imm=imm) for imm in self.pick(((-64, 64), (8, -8))))
         if kind < 0.3:
-            between.append(encode("addi", rd=at, rs1=at, imm=self.pick((-64, 8, 64))))
-        return Item(label, (point, load, *between, store, *self.fold(to, "x")))
+            return (load, *between, there, *last)  # another address: fails
+        if kind < 0.45:  # the one that fails, or succeeds, ends the reservation: then this fails
+            other, first = self.word(SHAPES[f"sc.{width}"], at=at, to=self.temporary(at))
+            ways = (there, other, back) if kind < 0.4 else (other,)
+            return (load, *between, *ways, *self.fold(first, "x"), *last)
+        if kind < 0.5:  # the second lr counts
+            return (load, there, load, back, *last)
+        return (load, *between, *last)
 
     def branch(self, label: int, target: int) -> Item:
         shape = self.shape(BRANCHES)
@@ -517,7 +530,13 @@ class Drawer:
         return self.lost(LOADS, True)
 
     def lost_store(self) -> tuple[int, ...]:
-        return self.lost(STORES, False)
+        """See KNOWN, "stores that trap in their second half", for those across the end of what is mapped."""
+        if self.random() < 0.9:
+            return self.lost(STORES, False)
+        shape = self.shape(tuple(shape for shape in STORES if shape.row.name in ("sd", "sw", "fsd", "fsw")))
+        at = self.temporary()
+        where = constant(at, SCRATCH + SCRATCH_SIZE - self.rng.randrange(1, 4))
+        return (*where, self.word(shape, at=at)[0] & ~shape.immediate)
 
     def lost_atomic(self) -> tuple[int, ...]:
         return self.lost(AMOS, False) if self.random() < 0.7 else self.lost(RESERVING, True)
