@@ -618,7 +618,7 @@ class Drawer:
         """The end of a loop: on to the next operands, the counter down, and while it isn't 0, back to the top."""
         top = body[0].label
         less = {"rd": counter, "imm": -1}
-        words = (
+        words: tuple[int, ...] = (
             encode("addi", rd=self.operands, rs1=self.operands, imm=stride),
             encode("c.addi", **less) if self.random() < 0.5 else encode("addi", rs1=counter, **less),
         )

@@ -414,8 +414,9 @@ class Bench:
         """Put the table of operands into all machines, unless it is there."""
         if operands != self.operands:
             self.operands = operands
-            for machine in (*self.cores.values(), self.oracle):
-                machine.write(TABLE, operands)
+            for core in self.cores.values():
+                core.write(TABLE, operands)
+            self.oracle.write(TABLE, operands)
 
     def ours(self, program: Program, image: bytes) -> End:
         return self.cores[program.paged].run(program, image)
@@ -499,10 +500,14 @@ def shrunk(program: Program, fails: Callable[[Program], bool]) -> Program:
         tries=1000,
     )
     program = replace(program, items=tuple(items))
-    simple = {"scratch": bytes(SCRATCH_SIZE), "fcsr": 0, "offset": 0, "paged": False}
-    for name, value in simple.items():
-        if fails(candidate := replace(program, **{name: value})):
-            program = candidate
+    for simplified in (
+        lambda program: replace(program, scratch=bytes(SCRATCH_SIZE)),
+        lambda program: replace(program, fcsr=0),
+        lambda program: replace(program, offset=0),
+        lambda program: replace(program, paged=False),
+    ):
+        if fails(simplified(program)):
+            program = simplified(program)
     values = shrink(
         tuple(enumerate(program.x + program.f)),
         lambda values: fails(_with_values(program, values)),
