@@ -606,8 +606,9 @@ class Drawer:
     def loop(self, label: int, count: int, turns: int, counter: int, depth: int, trap: bool = False) -> list[Item]:
         """A body that is executed `turns` times at most, with its counter set before and flags read after it."""
         closing, after = next(self.labels), next(self.labels)
-        stride = 8 * self.rng.randrange(1, 24)
         self.times *= turns
+        room = TABLE_SIZE // 2 - self.advance
+        stride = min(8 * self.rng.randrange(1, 24), room // self.times & -8)
         self.advance += self.times * stride
         body = self.body(count, closing if self.random() < 0.8 else after, depth, trap)
         self.times //= turns
@@ -645,6 +646,7 @@ class Drawer:
         return [*items, Item(next(self.labels), (back,))]
 
     def program(self, number: int) -> Program:
+        """Maybe functions, then a straight line, one to three loops, or one that turns often."""
         kind, rng = self.random(), self.rng
         over, items = next(self.labels), []
         if rng.random() < 0.4:
@@ -659,8 +661,8 @@ class Drawer:
         elif kind < 0.97:
             rounds = rng.randrange(1, 4)
             for index in range(rounds):
-                size, turns = rng.randrange(8, 40), rng.randrange(3, 40)
-                items += self.loop(next(self.labels), size, turns, self.outer, 1, trap and index == rounds - 1)
+                count, turns = rng.randrange(8, 40), rng.randrange(3, 40)
+                items += self.loop(next(self.labels), count, turns, self.outer, 1, trap and index == rounds - 1)
         else:
             items += self.loop(next(self.labels), rng.randrange(8, 30), rng.randrange(300, 1000), self.outer, 0)
         return self.ended(number, items)
