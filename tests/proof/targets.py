@@ -31,7 +31,9 @@ TARGETS = {
         Target("privileged", "QEMU", {"short": {"instructions": 1_000_000}, "long": {"instructions": 50_000_000}}),
         Target("floats", "QEMU, host FPU", {"short": {"results": 5_000_000}, "long": {"results": 500_000_000}}),
         Target("encodings", "QEMU, GNU binutils"),
-        Target("files", "declared errors only"),
+        Target(
+            "files", "declared errors only", {"short": {"executions": 90_000}, "long": {"executions": 900_000}}
+        ),
         Target(
             "hostile",
             "a host that survives",
