@@ -486,7 +486,7 @@ CHUNK = 250_000  # words that binutils prints at a time
 
 def pieces(form: Form, seed: int) -> Sequence[Piece]:
     """The same sweeps in both forms; the long one has more registers and modes, and random words."""
-    parts, pairs, decoded = (3, 1, 3) if form == "short" else (7, 4, 1)
+    parts, pairs, decoded = (3, 1, 3) if form == "short" else (15, 4, 1)
     work: list[dict[str, int | str]] = [
         {"sweep": "full", "contexts": "M", "part": part, "parts": parts, "pairs": pairs} for part in range(parts)
     ]
@@ -498,9 +498,10 @@ def pieces(form: Form, seed: int) -> Sequence[Piece]:
         {"sweep": "decoded", "part": seed % decoded, "parts": decoded},
     ]
     if form == "long":
-        work += [{"sweep": "full", "contexts": name} for name in ("S", "U", "M-off")]
-        work += [{"sweep": "drawn", "contexts": "M+U", "seed": 4 * seed + n, "count": 500_000} for n in range(4)]
-        work += [{"sweep": "decoded-drawn", "seed": 4 * seed + n, "count": 2_500_000} for n in range(4)]
+        others = itertools.product(("S", "U", "M-off"), range(3))
+        work += [{"sweep": "full", "contexts": name, "part": part, "parts": 3} for name, part in others]
+        work += [{"sweep": "drawn", "contexts": "M+U", "seed": 4 * seed + n, "count": 250_000} for n in range(4)]
+        work += [{"sweep": "decoded-drawn", "seed": 4 * seed + n, "count": 3_000_000} for n in range(4)]
     return [Piece("encodings", arguments, 1800) for arguments in work]
 
 
