@@ -580,12 +580,12 @@ class Surroundings:
 
     def poke(self, va: int) -> None:
         """Give the page of `va`, if the world has it, another entry."""
-        found = self.world.entries.get(va & ~0xFFF & ONES)
-        if found is None or self.source.random() < 0.25:
+        page = va & ~0xFFF & ONES
+        found = self.world.entries.get(page)
+        if found is None or page in self.poked or self.source.random() < 0.25:
             return
-        value = another_entry(self.source, va & ~0xFFF & ONES, self.aligned)
-        self.pokes.append(Poke(found[0], value, found[1]))
-        self.poked.append(va & ~0xFFF & ONES)
+        self.pokes.append(Poke(found[0], another_entry(self.source, page, self.aligned), found[1]))
+        self.poked.append(page)
 
     def pointer(self, home: int, offset: int) -> int:
         """An address of DATA or CODE: physical, or in a region, whose entries are poked; or nowhere at all."""
