@@ -34,7 +34,7 @@ from tests.proof.pieces import Piece
 
 PAGE = ROOT / "docs" / "mutations.md"
 OTHERS = ("user", "privileged", "floats", "encodings", "hostile")  # targets that look at the core
-SECONDS = 300  # that a catcher may take: a mutant that loops for ever is noticed then
+SECONDS = 900  # that a catcher may take, on a busy machine too: a mutant that loops for ever is noticed then
 HEAD = """# Mutations: faults that the proof notices
 
 Each row is one fault put into the core on purpose, built, and given to what the short form of `python -m tests.proof`
@@ -66,22 +66,23 @@ def apply(mutation: Mutation, folder: Path) -> None:
     path.write_text(text.replace(mutation.before, mutation.after))
 
 
-def first_failure(folder: Path, tests: Sequence[str]) -> str:
+def first_failure(folder: Path, tests: Sequence[str], seconds: int) -> str:
     """What `tests` notice first of the core in `folder`: a test's name or how they ended; empty if all pass."""
+    what = tests[0] if len(tests) == 1 else "the directed tests"
     try:
-        outcome = run_tests(folder, environment_of(folder, ""), tests, "-x", seconds=SECONDS)
+        outcome = run_tests(folder, environment_of(folder, ""), tests, "-x", seconds=seconds)
     except subprocess.TimeoutExpired:
-        return f"{', '.join(tests)}: not done after {SECONDS} s"
+        return f"{what}: not done after {seconds} s"
     if not outcome.differences:
         return ""
     told = outcome.differences[0].removeprefix("tests.").partition(": ")
-    return told[0] if "::" in told[0] else f"{tests[0]}: {told[0]}"
+    return told[0] if "::" in told[0] else f"{what}: {told[0].splitlines()[0]}"
 
 
 def notice(folder: Path, catcher: str) -> str:
     """What `catcher`, a test file or a piece, notices of the core in `folder`; empty if nothing."""
     if catcher.startswith("tests/"):
-        return first_failure(folder, [catcher])
+        return first_failure(folder, [catcher], SECONDS)
     target, *arguments = catcher.split()
     piece = Piece(target, dict(argument.split("=") for argument in arguments), SECONDS)
     try:
@@ -115,7 +116,7 @@ def attempt(mutation: Mutation, base: Path) -> Result:
         build_core(folder, ["VPOD_QUICK"])
         noticed = (
             notice(folder, mutation.catcher)
-            or first_failure(folder, selected(folder, "coverage", "short"))
+            or first_failure(folder, selected(folder, "coverage", "short"), 4 * SECONDS)
             or short_form(folder)
         )
     return Result(mutation, noticed, time.monotonic() - start)
