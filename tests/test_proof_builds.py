@@ -33,7 +33,7 @@ def test_each_mutation_changes_one_place_and_has_a_catcher(mutation: Mutation) -
     assert (ROOT / mutation.file).read_text().count(mutation.before) == 1
     assert mutation.before != mutation.after
     if mutation.catcher.startswith("tests/"):
-        assert mutation.catcher in builds.selected(ROOT, "coverage", "short"), "a test that the short form runs"
+        assert {*mutation.catcher.split()} <= {*builds.selected(ROOT, "coverage", "short")}, "the short form runs them"
 
 
 def test_a_mutation_is_applied_once_or_not_at_all(tmp_path: Path) -> None:

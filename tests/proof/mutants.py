@@ -1,6 +1,6 @@
 """The single faults that the proof must notice: each replaces a piece of the core's source that occurs exactly once.
 
-They are spread over everything that the core does; `catcher` is what notices the fault in seconds: a test file that the
+They are spread over everything that the core does; `catcher` is what notices the fault in seconds: test files that the
 short form runs, or a piece of the short form, as far as its beginning goes. `mutations.py` builds and tries them.
 
     Mutation("sub adds", "vpod/_arms.pxd", "h.x[i.rs1] - h.x[i.rs2]", "h.x[i.rs1] + h.x[i.rs2]", INTEGER)
@@ -29,11 +29,14 @@ BLOCKS, SOFT, CPU, ISA, ISAGEN = (
 )  # fmt: skip
 
 INTEGER, ATOMICS, BUS = "tests/test_core_integer.py", "tests/test_core_atomics.py", "tests/test_core_bus.py"
-STATUS, TRAPS, INTERRUPTS = "tests/test_core_csr.py", "tests/test_core_traps.py", "tests/test_core_interrupts.py"
-PMP, SV39, RULES = "tests/test_core_pmp.py", "tests/test_core_sv39.py", "tests/test_core_sv39_rules.py"
-FENCES, STATE, PITFALLS = "tests/test_core_fences.py", "tests/test_core_state.py", "tests/test_core_pitfalls.py"
+STATUS = "tests/test_core_csr.py tests/test_core_csr_rules.py"
+TRAPS = "tests/test_core_traps.py tests/test_core_traps_rules.py"
+INTERRUPTS = "tests/test_core_interrupts.py tests/test_core_interrupts_rules.py"
+PMP = "tests/test_core_pmp.py tests/test_core_pmp_rules.py"
+SV39 = "tests/test_core_sv39.py tests/test_core_sv39_rules.py"
+FENCES = "tests/test_core_fences.py tests/test_core_fences_rules.py"
+STATE, PITFALLS = "tests/test_core_state.py", "tests/test_core_pitfalls.py"
 CORNERS, FLOATING = "tests/test_core_corners.py", "tests/test_exec_fp.py"
-STATUS_RULES = "tests/test_core_csr_rules.py"
 PROGRAMS = "user seed=1 first=0 programs=500"  # what the first piece of the short form begins with
 COMPRESSED = "encodings sweep=compressed contexts=M"  # a part of a piece of the short form
 
@@ -156,7 +159,9 @@ DECODING = (
     ),
     Mutation(
         "c.addiw of x0 is legal", ISA,
-        "imm[5|4:0]                 | rd!=0        | addiw", "imm[5|4:0]                 |              | addiw", COMPRESSED,
+        "imm[5|4:0]                 | rd!=0        | addiw",
+        "imm[5|4:0]                 |              | addiw",
+        COMPRESSED,
     ),
     Mutation(
         "c.andi's immediate isn't sign-extended", ISA,
@@ -205,7 +210,7 @@ REGISTERS = (
     ),
     Mutation(
         "stimecmp needs no mcounteren", CSR,
-        "(h.menvcfg & MENVCFG_STCE and h.mcounteren & 2)", "(h.menvcfg & MENVCFG_STCE)", STATUS_RULES,
+        "(h.menvcfg & MENVCFG_STCE and h.mcounteren & 2)", "(h.menvcfg & MENVCFG_STCE)", STATUS,
     ),
     Mutation(
         "writing minstret is one instruction late", CSR,
@@ -308,7 +313,7 @@ PROTECTION = (
         "page tables are read past PMP", MMU,
         "if not in_ram(h, pte_at, 8) or not pmp_allows(h, pte_at, 8, READ, PRIV_S):",
         "if not in_ram(h, pte_at, 8):",
-        RULES,
+        SV39,
     ),
 )  # fmt: skip
 
@@ -351,11 +356,11 @@ TRANSLATION = (
     ),
     Mutation(
         "bits 54 to 63 of an entry don't matter", MMU,
-        "or pte & (PTE_R | PTE_W) == PTE_W or pte >> 54:", "or pte & (PTE_R | PTE_W) == PTE_W:", RULES,
+        "or pte & (PTE_R | PTE_W) == PTE_W or pte >> 54:", "or pte & (PTE_R | PTE_W) == PTE_W:", SV39,
     ),
     Mutation(
         "a pointer's A, D and U bits don't matter", MMU,
-        "if pte & (PTE_A | PTE_D | PTE_U) or level == 0:", "if level == 0:", RULES,
+        "if pte & (PTE_A | PTE_D | PTE_U) or level == 0:", "if level == 0:", SV39,
     ),
     Mutation(
         "a load one byte over its page counts as within it", MMU,
@@ -364,25 +369,25 @@ TRANSLATION = (
     Mutation(
         "a store over a page's end checks the first page twice", MMU,
         "if not translate(h, va + first, WRITE, h.data_mode, size - first, &pa2):",
-        "if not translate(h, va, WRITE, h.data_mode, size - first, &pa2):", RULES,
+        "if not translate(h, va, WRITE, h.data_mode, size - first, &pa2):", SV39,
     ),
     Mutation(
         "a fetch over a page's end reads the first page on", BLOCKS,
         "elif not translate(h, pc + at, EXECUTE, fetch_mode(h), 2, &pa):",
-        "elif not translate(h, pc, EXECUTE, fetch_mode(h), 2, &pa):", RULES,
+        "elif not translate(h, pc, EXECUTE, fetch_mode(h), 2, &pa):", SV39,
     ),
 )  # fmt: skip
 
 CACHES = (
     Mutation(
         "writing satp keeps the old address space's entries", CSR,
-        "elif value != h.satp:\n        tlb_flush_local(h)", "elif value != h.satp:\n        pass", SV39,
+        "elif value != h.satp:\n        tlb_flush_local(h)", "elif value != h.satp:\n        pass", FENCES,
     ),
     Mutation(
         "MXR's change keeps the TLB", CSR,
         "if (old ^ h.mstatus) & STATUS_MXR:\n        tlb_flush(h)",
         "if (old ^ h.mstatus) & STATUS_MXR:\n        pass",
-        SV39,
+        FENCES,
     ),
     Mutation(
         "sfence.vma of the present ASID does nothing", TRAP,
@@ -392,7 +397,7 @@ CACHES = (
     ),
     Mutation(
         "the TLB lets every page be read", MMU,
-        "e.read_tag = page if rights & READ else NONE", "e.read_tag = page", RULES,
+        "e.read_tag = page if rights & READ else NONE", "e.read_tag = page", SV39,
     ),
     Mutation(
         "a PMP write keeps the TLB", CSR,

@@ -68,7 +68,7 @@ def apply(mutation: Mutation, folder: Path) -> None:
 
 def first_failure(folder: Path, tests: Sequence[str], seconds: int) -> str:
     """What `tests` notice first of the core in `folder`: a test's name or how they ended; empty if all pass."""
-    what = tests[0] if len(tests) == 1 else "the directed tests"
+    what = " ".join(tests) if len(tests) < 3 else "the directed tests"
     try:
         outcome = run_tests(folder, environment_of(folder, ""), tests, "-x", seconds=seconds)
     except subprocess.TimeoutExpired:
@@ -80,9 +80,9 @@ def first_failure(folder: Path, tests: Sequence[str], seconds: int) -> str:
 
 
 def notice(folder: Path, catcher: str) -> str:
-    """What `catcher`, a test file or a piece, notices of the core in `folder`; empty if nothing."""
+    """What `catcher`, test files or a piece, notices of the core in `folder`; empty if nothing."""
     if catcher.startswith("tests/"):
-        return first_failure(folder, [catcher], SECONDS)
+        return first_failure(folder, catcher.split(), SECONDS)
     target, *arguments = catcher.split()
     piece = Piece(target, dict(argument.split("=") for argument in arguments), SECONDS)
     try:
