@@ -29,7 +29,9 @@ from vpod.devices.syscon import Syscon
 RAM_SIZE, USABLE = 64 << 20, 32 << 20
 FINISHER, CLINT, UART = 0x0010_0000, 0x0200_0000, 0x1000_0000
 STEP = 100_000  # instructions between two looks at whether the program ended
-CPU = "rv64,sstc=on,debug=off,pmu-num=29," + ",".join(f"{name}=off" for name in ("v", "h", "zba", "zbb", "zbc", "zbs"))
+# what vpod's hart has: Sstc and 29 counters that are zero; no vectors, hypervisor, bit manipulation, triggers
+CPU = "rv64,sstc=on,pmu-num=29,marchid=0,mimpid=0,"
+CPU += ",".join(f"{name}=off" for name in ("v", "h", "zba", "zbb", "zbc", "zbs", "debug"))
 
 
 class Unfinished(Exception):

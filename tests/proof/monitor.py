@@ -85,7 +85,8 @@ def _monitor() -> str:
     lines += [f"csrr t0, {name}; sd t0, {at[name]}(tp)" for name in CSRS if name not in ("mtval", "fcsr")]
     lines += [
         # a breakpoint's tval is zero or the address, as "Machine Trap Value Register" leaves open: both are made zero
-        f"csrr t1, mcause; csrr t2, mtval; addi t3, t1, -3; bnez t3, tval; csrw mtval, zero; li t2, 0; tval: sd t2, {at['mtval']}(tp)",
+        "csrr t1, mcause; csrr t2, mtval; addi t3, t1, -3; bnez t3, tval; csrw mtval, zero; li t2, 0",
+        f"tval: sd t2, {at['mtval']}(tp)",
         f"csrr t0, mstatus; li t2, 0x6000; csrs mstatus, t2; csrr t2, fcsr; sd t2, {at['fcsr']}(tp); csrw mstatus, t0",
         "bge t1, zero, steer; li t2, 1; sll t2, t2, t1; csrc mie, t2",  # an interrupt comes once
         "steer: mv t6, tp; step: la t0, variables; ld t1, 0(t0); ld t2, 0(t1); ld t3, 8(t1); addi t1, t1, 16",

@@ -25,7 +25,7 @@ from tests.proof.pieces import Form, Outcome, Piece
 from tests.proof.privileged_draw import FENCES, UNREADABLE, Program, draw, implemented
 from vpod import disasm, isa
 
-PROGRAMS: dict[Form, tuple[int, int]] = {"short": (4, 6), "long": (40, 30)}  # pieces, and programs in each
+PROGRAMS: dict[Form, tuple[int, int]] = {"short": (4, 15), "long": (40, 30)}  # pieces, and programs in each
 EPISODES = 1500
 LIMIT = 100_000_000  # instructions of one program
 TRIALS = 80  # runs that shrinking may take
@@ -36,7 +36,7 @@ Record = dict[str, int]
 def pieces(form: Form, seed: int) -> Sequence[Piece]:
     count, programs = PROGRAMS[form]
     return [
-        Piece("privileged", {"seed": 1000 * seed + n * programs, "programs": programs}, seconds=900)
+        Piece("privileged", {"seed": 10_000 * seed + n * programs, "programs": programs}, seconds=900)
         for n in range(count)
     ]
 
