@@ -243,7 +243,7 @@ def explain(ours: Sweep, theirs: Sweep) -> str:
 
 # ---- pieces ----------------------------------------------------------------------------------------------------------
 
-RANDOM_BLOCKS: Mapping[Form, int] = {"short": 384, "long": 19_200}  # 786,432 and 39,321,600 sets an instruction
+RANDOM_BLOCKS: Mapping[Form, int] = {"short": 384, "long": 8_192}  # 786,432 and 16,777,216 sets an instruction
 ARITIES = (3, 2, 1)
 BLOCKS_A_PIECE = 1_200
 HOST_SETS: Mapping[Form, int] = {"short": 20_000, "long": 200_000}

@@ -25,7 +25,7 @@ from tests.proof.pieces import Form, Outcome, Piece
 from tests.proof.privileged_draw import FENCES, UNREADABLE, Program, draw, implemented
 from vpod import disasm, isa
 
-PROGRAMS: dict[Form, tuple[int, int]] = {"short": (4, 15), "long": (40, 30)}  # pieces, and programs in each
+PROGRAMS: dict[Form, tuple[int, int]] = {"short": (4, 15), "long": (40, 15)}  # pieces, and programs in each
 EPISODES = 1500
 LIMIT = 100_000_000  # instructions of one program
 TRIALS = 80  # runs that shrinking may take
