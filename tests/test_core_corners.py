@@ -9,7 +9,7 @@ states what the specification, or the core's stub, says of that case.
 from __future__ import annotations
 
 import pytest
-from machine_code import ONES, RAM, STEP, Hart, Trap
+from machine_code import ONES, RAM, STEP, Hart, S, Trap, assemble
 
 from vpod import isa
 from vpod._cpu import Cpu, decode_word
@@ -72,6 +72,15 @@ def test_a_tie_between_subnormals_goes_to_the_even_one(factor: int, expected: in
     assert (hart.cpu.f(0), hart.read("fflags")) == (expected, UF | NX)
 
 
+@pytest.mark.parametrize(
+    ("a", "b", "flags"), [(ONE + 1, 0x000F_FFFF_FFFF_FFFF, NX), (ONE - 1, 0x0010_0000_0000_0000, UF | NX)]
+)
+def test_tininess_is_detected_after_rounding(a: int, b: int, flags: int) -> None:
+    """Both products are rounded up to the smallest normal number; the first would be with any exponent: it isn't tiny."""
+    hart = floating("fmul.d ft0, ft1, ft2", a, b)
+    assert (hart.cpu.f(0), hart.read("fflags")) == (0x0010_0000_0000_0000, flags)
+
+
 def test_a_result_for_x0_is_dropped() -> None:
     hart = floating("fclass.s zero, ft1", BOX | ONE_S)
     assert hart.registers()[0] == 0
@@ -128,6 +137,32 @@ def test_blocks_that_share_a_hash_slot_are_forgotten_one_by_one() -> None:
     for at, value in ((first, 3), (second, 2)):
         hart.set(pc=at).cpu.run(3)
         assert hart.x("a0") == value
+
+
+@pytest.mark.parametrize("beside", ["sw zero, 0x400(a1)", "nop"])
+@pytest.mark.parametrize("store", ["sw a2, 0(a1)", "sd a3, -4(a1)"])
+def test_code_is_noticed_to_change(beside: str, store: str) -> None:
+    """Also after a store that fills the TLB and touches no decoded line, and by one that begins in the line before."""
+    code = RAM + 0x6040
+    patch = int.from_bytes(assemble("addi a0, zero, 2").code, "little")
+    hart = Hart().set(a1=code, a2=patch, a3=patch << 32)
+    hart.load("addi a0, zero, 1; done: j done", code)
+    hart.set(pc=code).cpu.run(3)
+    assert hart.x("a0") == 1
+    for source in (beside, store, "fence.i"):
+        assert hart.step(source) is None
+    hart.set(pc=code).cpu.run(3)
+    assert hart.x("a0") == 2
+
+
+@pytest.mark.parametrize("change", [{"pmpaddr1": STEP + 0x1000 >> 2}, {"pmpcfg0": 0x080F}])
+def test_a_change_of_pmp_is_heeded_at_once(change: dict[str, int]) -> None:
+    """The specification lets it wait for an sfence.vma; this hart doesn't, whatever its TLB knew."""
+    hart = Hart().csr(pmpaddr0=STEP + 0x1000 >> 2, pmpaddr1=RAM + 0x10_0000 >> 2, pmpcfg0=0x0F0F)
+    hart.set(a0=RAM + 0x8000, priv=S)
+    assert hart.step("ld a1, 0(a0)") is None and hart.step("ld a1, 8(a0)") is None
+    hart.csr(**change)
+    assert hart.step("ld a1, 16(a0)") == Trap(5, STEP, RAM + 0x8010)
 
 
 # ---- Python's face -------------------------------------------------------------------------------------------------

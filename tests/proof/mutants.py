@@ -402,11 +402,11 @@ CACHES = (
     Mutation(
         "a PMP write keeps the TLB", CSR,
         "h.pmpaddr[n] = value & PMPADDR_MASK\n    pmp_update(h)\n    tlb_flush(h)",
-        "h.pmpaddr[n] = value & PMPADDR_MASK\n    pmp_update(h)", PMP,
+        "h.pmpaddr[n] = value & PMPADDR_MASK\n    pmp_update(h)", CORNERS,
     ),
     Mutation(
         "a store over two lines of code touches the first only", CODE,
-        "last = ((offset + size - 1) & (PAGE_SIZE - 1)) >> 6", "last = first", PITFALLS,
+        "last = ((offset + size - 1) & (PAGE_SIZE - 1)) >> 6", "last = first", CORNERS,
     ),
     Mutation(
         "the jump cache keeps dropped blocks", CODE,
@@ -418,7 +418,7 @@ CACHES = (
     ),
     Mutation(
         "a page with code becomes writable in the TLB", MMU,
-        "!= NULL:\n        rights &= ~<uint32_t>WRITE", "!= NULL:\n        pass", PITFALLS,
+        "!= NULL:\n        rights &= ~<uint32_t>WRITE", "!= NULL:\n        pass", CORNERS,
     ),
     Mutation(
         "a device's write leaves decoded code", CPU,
