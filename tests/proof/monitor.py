@@ -14,7 +14,7 @@ Invariants, on which the drawing (`privileged_draw.py`) relies and which it keep
 * The S-mode handlers can always be fetched when fetch faults are delegated.
 * Nothing random is ever written to what may be executed, and everything in the image comes from its arguments.
 
-    >>> image = Image([Slot(("csrr t0, mstatus", "ebreak"))], [Episode(steps=[Step(0, 3)])], worlds=[], seed=1)
+    >>> image = Image([Slot(("csrr t0, mstatus", "ebreak"))], [Episode(steps=[Step(0, 3)])], tables=b"", seed=1)
     >>> image.records(board.on_vpod(image.memory, length=image.used).memory)[0]["mcause"]
     3
 """
@@ -48,7 +48,7 @@ USER_OFFSET = 3  # gp: USER when the episode translates addresses, else 0
 POKE_AT, POKE_WITH, POKE_ADDRESS, POKE_ASID, OTHER_SATP = 20, 21, 22, 23, 24  # for slots that edit page tables
 
 UXL_SXL = 2 << 32 | 2 << 34
-MPRV, MPP, MPIE = 1 << 17, 3 << 11, 1 << 7
+MPRV, MPP, MPIE, SUM_MXR = 1 << 17, 3 << 11, 1 << 7, 3 << 18
 FAR = 1 << 50  # a time that never comes, and that QEMU's timers count without overflow
 
 # ---- the log --------------------------------------------------------------------------------------------------------
@@ -60,7 +60,7 @@ CSRS = (
 FIELDS = ("vector", *(f"x{n}" for n in range(1, 32)), *CSRS)
 RECORD = 8 * len(FIELDS)
 
-# what an episode sets, in this order, which is also its layout; 'free' ones are written with csrw and nothing else
+# what an episode sets, in this order, which is also its layout
 SETTINGS = (
     "pmpaddr0", "pmpaddr1", "pmpaddr2", "pmpaddr3", "pmpaddr4", "pmpaddr5", "pmpaddr6", "pmpaddr7", "pmpaddr8",
     "pmpaddr9", "pmpaddr10", "pmpaddr11", "pmpaddr12", "pmpaddr13", "pmpaddr14", "pmpaddr15", "pmpcfg0", "pmpcfg2",
@@ -90,7 +90,7 @@ def _monitor() -> str:
         f"csrr t0, mstatus; li t2, 0x6000; csrs mstatus, t2; csrr t2, fcsr; sd t2, {at['fcsr']}(tp); csrw mstatus, t0",
         "bge t1, zero, steer; li t2, 1; sll t2, t2, t1; csrc mie, t2",  # an interrupt comes once
         "steer: mv t6, tp; step: la t0, variables; ld t1, 0(t0); ld t2, 0(t1); ld t3, 8(t1); addi t1, t1, 16",
-        f"sd t1, 0(t0); beqz t2, episode_ends; csrw mepc, t2; li t4, {MPRV | MPP | MPIE}; csrc mstatus, t4",
+        f"sd t1, 0(t0); beqz t2, episode_ends; csrw mepc, t2; li t4, {MPRV | MPP | MPIE | SUM_MXR}; csrc mstatus, t4",
         f"csrs mstatus, t3; addi tp, tp, {RECORD}",
         *(f"ld x{n}, {8 * n}(t6)" for n in range(1, 31) if n != 4),
         "ld t6, 248(t6); mret",
@@ -203,7 +203,7 @@ def _assembled(source: str) -> bytes:
 
 @dataclass(frozen=True)
 class Step:
-    """Goes to slot number `slot` in `mode`, with `status` bits of mstatus set beside it."""
+    """Goes to slot number `slot` in `mode`, with `status` bits of mstatus set; SUM, MXR and MPIE are else clear."""
 
     slot: int
     mode: int

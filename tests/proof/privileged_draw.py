@@ -27,12 +27,18 @@ from tests.proof.monitor import (
     FAR,
     HANDLERS,
     MPIE,
+    OTHER_SATP,
     PATCHED,
+    POKE_ADDRESS,
+    POKE_ASID,
+    POKE_AT,
+    POKE_WITH,
     PROTECTED,
     SLOTS,
     SLOTS_SIZE,
     TABLES,
     USER,
+    USER_OFFSET,
     UXL_SXL,
     Episode,
     Image,
@@ -59,7 +65,7 @@ EXCLUDED = {
     "several interrupts whose order is not that of their numbers": "MEI, MSI, MTI, SEI, SSI, STI (Machine Interrupt "
     "Registers); QEMU 7 takes the lowest number",
     "returning below M with MPRV": "MRET and SRET clear MPRV (1.12); QEMU 7 leaves it",
-    "SC without an LR of the same address and width just before": "QEMU 7 accesses nothing then; vpod checks rights",
+    "SC without an LR of the same address and width before it": "QEMU 7 accesses nothing then; vpod checks rights",
     "stimecmp in the past while STCE is off": "STIP is then mip's own bit; QEMU 7 sets it from the timer",
     "floating-point instructions that write an x register": "flags that are raised make FS Dirty (Extension Context "
     "Status in mstatus Register); QEMU 7 leaves it",
@@ -282,11 +288,11 @@ def jump(source: random.Random) -> str:
 def illegal(source: random.Random) -> str:
     """A reserved encoding. All of them are the target `encodings`' business."""
     words = (".half 0", ".word 0xffffffff", ".word 0x0000707b", ".word 0x80000057", ".half 0x8002", ".half 0x6101",
-             ".word 0x4000705b", ".word 0x02000053 | 7 << 25", ".word 0x30200173", ".word 0x10500073 | 1 << 15",
-             ".word 0x00007073 & ~0x3000 | 0x4000", ".word 0xc0302073 | 1 << 31")  # fmt: skip
-    return source.choice(words[:8])
+             ".word 0x4000705b", ".word 0x0e000053")  # fmt: skip
+    return source.choice(words)
 
 
+EDIT = f"sd {X[POKE_WITH]}, 0({X[POKE_AT]})"
 FENCES = ("sfence.vma zero, zero", "sfence.vma s6, zero", "sfence.vma zero, s7", "sfence.vma s6, s7")  # x22, x23
 SYSTEM = ("ecall", "ebreak", "c.ebreak", "mret", "fence", "fence.i", *FENCES)
 
@@ -430,7 +436,7 @@ def as_another(source: random.Random, mode: int, wide: bool) -> tuple[list[str],
 def edits(source: random.Random, mode: int, wide: bool) -> tuple[list[str], set[str]]:
     """Another entry for a page that may be cached, and a fence for it: here, or in S."""
     fence = source.choice(FENCES)
-    edit = [f"sd {X[21]}, 0({X[20]})"]
+    edit = [EDIT]
     if source.random() < 0.5:
         return [*edit, fence], {f"{fence} in M"}
     edit += ["csrw mie, zero", f"li t0, {1 << 20}", "csrc mstatus, t0"]  # nothing comes before the fence
@@ -449,11 +455,18 @@ def waits(source: random.Random, mode: int, wide: bool) -> tuple[list[str], set[
     return returning(source, M, to, ["wfi"], ready), {f"wfi in {'US'[to]}"} if to == S else set()
 
 
+def reservations(source: random.Random, mode: int, wide: bool) -> tuple[list[str], set[str]]:
+    """LR before a trap, or SC after one, which then fails: in M, where nothing keeps it from the access itself."""
+    width = source.choice("wd")
+    there = f"li t1, {DATA + (DATA_PAGES << 12)}"
+    return [there, source.choice((f"lr.{width} t2, (t1)", f"sc.{width} t2, t1, (t1)"))], set()
+
+
 Kind = Callable[[random.Random, int, bool], tuple[list[str], set[str]]]
 KINDS: dict[int, tuple[Kind, ...]] = {
     U: (ordinary, ordinary, ordinary, registers, system),
     S: (ordinary, ordinary, ordinary, registers, registers, system, returns),
-    M: (ordinary, *[registers] * 3, system, returns, returns, as_another, as_another, edits, edits, waits),
+    M: (ordinary, *[registers] * 3, system, returns, returns, as_another, as_another, edits, edits, waits, reservations),
 }
 
 
@@ -493,7 +506,7 @@ def draw_slots(source: random.Random, each: int) -> Pool:
             start = len(slots)
             slots += [slot(source, mode, wide) for _ in range(each)]
             numbers = range(start, len(slots))
-            edits_here = [n for n in numbers if any(X[20] in line and line.startswith("sd") for line in slots[n].lines)]
+            edits_here = [n for n in numbers if slots[n].lines[0] == EDIT]
             if mode == M:
                 for named in (False, True):
                     editing[wide, named] = tuple(n for n in edits_here if slots[n].names_asid == named)
@@ -511,61 +524,73 @@ def interrupts(source: random.Random) -> dict[str, int]:
     return found
 
 
-def protection(source: random.Random, locked: bool) -> tuple[dict[str, int], bool, bool]:
-    """PMP: settings, whether it splits memory, and whether S's handlers can be fetched for certain.
+@dataclass(frozen=True)
+class Protection:
+    """An episode's PMP: settings, where in DATA its regions begin and end, whether S's handlers stay fetchable."""
 
-    Entries 0 to 3 are windows over DATA and CODE, 15 is the rest of memory. A program may lock 4 to 7.
-    """
+    settings: dict[str, int]
+    edges: tuple[int, ...]
+    safe: bool
+
+
+def protection(source: random.Random, locked: tuple[int, ...]) -> Protection:
+    """Entries 0 to 3 are windows over DATA and CODE, 15 is the rest of memory. A program may lock 4 to 7."""
     settings: dict[str, int] = {}
     config = [0] * 16
-    splits = locked
+    edges = list(locked)
     if source.random() < 0.35:
-        splits = True
-        for n in range(source.randrange(1, 4)):
-            config[n] = window(source, settings, n, config)
+        for n in range(source.randrange(1, 5)):
+            config[n] = window(source, settings, n, config, edges)
     rest = 7 if source.random() < 0.85 else source.choice((0, 3, 4))
     config[15] = 0x18 | rest
     settings["pmpaddr15"] = ONES >> 10
     settings["pmpcfg0"] = int.from_bytes(bytes(config[:8]), "little")
     settings["pmpcfg2"] = int.from_bytes(bytes(config[8:]), "little")
-    return settings, splits, rest == 7
+    return Protection(settings, tuple(edges), rest == 7)
 
 
-def window(source: random.Random, settings: dict[str, int], n: int, config: list[int]) -> int:
-    """One entry's configuration; its address is set."""
+def napot(at: int, size: int) -> int:
+    """What pmpaddr holds for a naturally aligned region of at least 8 bytes."""
+    return at >> 2 | (size >> 3) - 1
+
+
+def window(source: random.Random, settings: dict[str, int], n: int, config: list[int], edges: list[int]) -> int:
+    """One entry's configuration; its address is set, and its edges are noted."""
     allowed = source.choice((0, 1, 3, 4, 5, 7))
     page = DATA + (source.randrange(DATA_PAGES) << 12)
     kind = source.random()
-    if kind < 0.3:  # whole pages of DATA or CODE
+    if n and config[n - 1] & 0x18 == 0x10 and kind < 0.5:
+        low = settings[f"pmpaddr{n - 1}"] << 2
+        high = (low & ~0xFFF) + 4 * source.randrange(1025)
+        settings[f"pmpaddr{n}"] = high >> 2  # from the NA4 before, in its page
+        edges.append(min(high, (low | 0xFFF) - 7))
+        return 8 | allowed
+    if kind < 0.2:  # whole pages
         base, size = source.choice((DATA, CODE)), source.choice((0x1000, 0x2000, 0x4000, 0x8000))
         at = base + source.randrange(0x1_0000 // size) * size
-        settings[f"pmpaddr{n}"] = (at >> 2) | (size >> 3) - 1
+        settings[f"pmpaddr{n}"] = napot(at, size)
+        edges += [at, at + size - 8] if base == DATA else []
         return 0x18 | allowed
-    if kind < 0.55:  # within a page
-        size = source.choice((8, 16, 64, 512, 2048))
-        at = page + source.randrange(0x1000 // size) * size
-        settings[f"pmpaddr{n}"] = (at >> 2) | (size >> 3) - 1
-        return 0x18 | allowed
-    if kind < 0.75:
-        settings[f"pmpaddr{n}"] = page + 4 * source.randrange(1024) >> 2
-        return 0x10 | allowed
-    if n == 0 or config[n - 1] & 0x18 != 0x10:
-        return 0
-    low = settings[f"pmpaddr{n - 1}"] << 2
-    settings[f"pmpaddr{n}"] = (low & ~0xFFF) + 4 * source.randrange(1025) >> 2  # from the NA4 before, in its page
-    return 8 | allowed
+    size = source.choice((8, 16, 64, 512, 2048)) if kind < 0.6 else 4
+    at = page + source.randrange(0x1000 // size) * size
+    settings[f"pmpaddr{n}"] = napot(at, size) if size > 4 else at >> 2
+    edges += [at, at + size - 4]
+    return (0x18 if size > 4 else 0x10) | allowed
 
 
-def locks(source: random.Random) -> str:
-    """What the monitor runs at the start of a program with locked entries, which nothing can undo."""
-    lines = []
-    config = 0
-    for n in range(4, 8):
+def locks(source: random.Random) -> tuple[str, tuple[int, ...]]:
+    """What the monitor runs at the start of a program with locked entries, which nothing can undo; and their edges."""
+    lines, config, edges = [], 0, []
+    for n in (4, 5):
         size = source.choice((8, 64, 0x1000, 0x2000))
         at = DATA + source.randrange(0x1_0000 // size) * size
-        lines.append(f"li t0, {(at >> 2) | (size >> 3) - 1}; csrw pmpaddr{n}, t0")
+        lines.append(f"li t0, {napot(at, size)}; csrw pmpaddr{n}, t0")
         config |= (0x80 | source.choice((0x18, 0x18, 0)) | source.choice((0, 1, 3, 5, 7))) << 8 * n
-    return "; ".join([*lines, f"li t0, {config}; csrw pmpcfg0, t0"])
+        edges += [at, at + size - 8]
+    low, high = (DATA + (source.randrange(DATA_PAGES) << 12) for _ in range(2))
+    lines.append(f"li t0, {low >> 2}; csrw pmpaddr6, t0; li t0, {high >> 2}; csrw pmpaddr7, t0")
+    config |= (0x88 | source.choice((0, 1, 3, 5, 7))) << 56  # a locked TOR entry locks the address before it, too
+    return "; ".join([*lines, f"li t0, {config}; csrw pmpcfg0, t0"]), (*edges, low, high)
 
 
 @dataclass
@@ -575,6 +600,7 @@ class Surroundings:
     source: random.Random
     world: World
     aligned: bool  # every access is naturally aligned, for pages may lead nowhere, and PMP may split them
+    edges: tuple[int, ...]  # of PMP's regions
     pokes: list[Poke]
     poked: list[int]  # the virtual pages
 
@@ -592,8 +618,11 @@ class Surroundings:
         source = self.source
         pages = DATA_PAGES if home == DATA else CODE_PAGES
         kind = source.random()
+        where = home + (source.randrange(pages) << 12) + offset
+        if home == DATA and self.edges and source.random() < 0.6:  # about the beginning or the end of a region
+            where, kind = (source.choice(self.edges) & ~7) + 8 * source.randrange(-1, 2), source.choice((0, 0.9))
         if kind < 0.2:
-            return home + (source.randrange(pages) << 12) + offset
+            return where
         if kind < 0.75:
             region = source.choice((LOW, HIGH, SHARED))
             page = source.choice([n for n in range(SPAN) if shows_data(region, n) == (home == DATA)])
@@ -608,7 +637,7 @@ class Surroundings:
             big = source.random() < 0.7
             base = BIG + (source.randrange(BIGS) << 21) if big else HUGE + (source.randrange(HUGES) << 30)
             self.poke(base)
-            return base + (home - RAM) + (source.randrange(pages) << 12) + offset
+            return base + where - RAM
         va = LOW + (source.randrange(SPAN) << 12) + offset
         return va ^ 1 << source.randrange(39, 64) if source.random() < 0.7 else source.choice(NOWHERE) + offset
 
@@ -638,10 +667,11 @@ def delegation(source: random.Random, leave: int, safe: bool, atomic: bool) -> i
     return bits
 
 
-def episode(source: random.Random, pool: Pool, locked: bool) -> Episode:
+def episode(source: random.Random, pool: Pool, locked: tuple[int, ...]) -> Episode:
     worlds, _ = address_spaces()
-    settings, splits, safe = protection(source, locked)
-    at = Surroundings(source, source.choice(worlds), splits or source.random() < 0.5, [], [])
+    guard = protection(source, locked)
+    settings, safe, splits = dict(guard.settings), guard.safe, bool(guard.edges or guard.settings["pmpcfg0"])
+    at = Surroundings(source, source.choice(worlds), splits or source.random() < 0.5, guard.edges, [], [])
     paged = source.random() < 0.75
     atomic = source.random() < 0.15 and not splits
     registers = [integer(source) for _ in range(32)]
@@ -649,7 +679,7 @@ def episode(source: random.Random, pool: Pool, locked: bool) -> Episode:
         registers[n] = at.data_pointer()
     for n, entries in zip(JUMP_POINTERS, (ALIGNED_ENTRIES, ENTRIES), strict=True):  # the first is loaded from, too
         registers[n] = at.pointer(CODE, source.choice(entries))
-    registers[USER_OFFSET_REGISTER] = USER if paged else 0
+    registers[USER_OFFSET] = USER if paged else 0
     settings["satp"] = at.world.satp if paged else 0
     if paged and source.random() < 0.03 and safe:
         settings["satp"], safe = 8 << 60 | EMPTY >> 12, False
@@ -678,9 +708,6 @@ def episode(source: random.Random, pool: Pool, locked: bool) -> Episode:
     )  # fmt: skip
 
 
-USER_OFFSET_REGISTER = 3
-
-
 def edit_registers(source: random.Random, at: Surroundings, registers: list[int], worlds: Sequence[World]) -> bool:
     """What slots that edit page tables work with; True when the entry belongs to all address spaces."""
     if not at.poked:
@@ -688,11 +715,11 @@ def edit_registers(source: random.Random, at: Surroundings, registers: list[int]
         at.poked.append(LOW)
     n = source.randrange(len(at.poked))
     va = at.poked[n]
-    registers[20], registers[21] = at.world.entries[va][0], another_entry(source, va, at.aligned)
-    registers[22], registers[23] = va + source.randrange(0x1000), at.world.satp >> 44 & 0xFFFF
+    registers[POKE_AT], registers[POKE_WITH] = at.world.entries[va][0], another_entry(source, va, at.aligned)
+    registers[POKE_ADDRESS], registers[POKE_ASID] = va + source.randrange(0x1000), at.world.satp >> 44 & 0xFFFF
     if BIG <= va < LOW:  # any address within a superpage stands for it
-        registers[22] = va + source.randrange(1 << (21 if va < HUGE else 30))
-    registers[24] = source.choice((0, *(world.satp for world in worlds)))
+        registers[POKE_ADDRESS] = va + source.randrange(1 << (21 if va < HUGE else 30))
+    registers[OTHER_SATP] = source.choice((0, *(world.satp for world in worlds)))
     return SHARED <= va < BIG
 
 
@@ -719,7 +746,8 @@ def draw_steps(source: random.Random, pool: Pool, wide: bool, named: bool | None
         numbers = pool.by_mode[mode, narrow]
         if mode == M and named is not None and source.random() < 0.3:  # its S-mode fence is reached for certain
             numbers = pool.editing[narrow, named] or numbers
-        status = MPIE * (source.random() < 0.3) | sum(bit for bit in STATUS_BITS if source.random() < 0.08)
+        status = sum(bit for bit in STATUS_BITS if source.random() < 0.08)
+        status |= MPIE * (source.random() < 0.3) | source.getrandbits(2) << 18
         steps.append(Step(source.choice(numbers), mode, status))
     if atomic:
         steps.append(Step(source.choice(pool.amos), source.choice((U, S, M)), source.choice((0, 1 << 18, 1 << 19))))
@@ -746,6 +774,6 @@ def draw(seed: int, episodes: int = 1500, slots: int = 150) -> Program:
     """The program of a seed. One in four has locked PMP entries from its start."""
     source = random.Random(f"privileged {seed}")
     pool = draw_slots(source, slots)
-    locked = source.random() < 0.25
+    prologue, locked = locks(source) if source.random() < 0.25 else ("nop", ())
     found = tuple(episode(source, pool, locked) for _ in range(episodes))
-    return Program(seed, pool.slots, found, locks(source) if locked else "nop")
+    return Program(seed, pool.slots, found, prologue)
