@@ -76,7 +76,7 @@ def test_a_tie_between_subnormals_goes_to_the_even_one(factor: int, expected: in
     ("a", "b", "flags"), [(ONE + 1, 0x000F_FFFF_FFFF_FFFF, NX), (ONE - 1, 0x0010_0000_0000_0000, UF | NX)]
 )
 def test_tininess_is_detected_after_rounding(a: int, b: int, flags: int) -> None:
-    """Both products are rounded up to the smallest normal number; the first would be with any exponent: it isn't tiny."""
+    """Both products round up to the smallest normal number; the first would with any exponent: it isn't tiny."""
     hart = floating("fmul.d ft0, ft1, ft2", a, b)
     assert (hart.cpu.f(0), hart.read("fflags")) == (0x0010_0000_0000_0000, flags)
 
