@@ -466,7 +466,7 @@ Kind = Callable[[random.Random, int, bool], tuple[list[str], set[str]]]
 KINDS: dict[int, tuple[Kind, ...]] = {
     U: (ordinary, ordinary, ordinary, registers, system),
     S: (ordinary, ordinary, ordinary, registers, registers, system, returns),
-    M: (ordinary, *[registers] * 3, system, returns, returns, as_another, as_another, edits, edits, waits, reservations),
+    M: (ordinary, *[registers] * 3, system, *[returns] * 2, *[as_another] * 2, *[edits] * 2, waits, reservations),
 }
 
 
