@@ -16,7 +16,6 @@ an outcome counts only what was compared, and every difference that no known ora
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal
@@ -37,6 +36,11 @@ class Piece:
         return ["piece", self.target, *(f"{name}={value}" for name, value in self.arguments.items())]
 
 
+def total(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    """Both counts by name; a name that counts nothing stays, since "0 reports" is worth saying."""
+    return {name: one.get(name, 0) + other.get(name, 0) for name in {**one, **other}}
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a piece compared.
@@ -55,9 +59,9 @@ class Outcome:
     def __add__(self, other: Outcome) -> Outcome:
         missing = [part for part in (self.missing, other.missing) if part is not None]
         return Outcome(
-            dict(Counter(self.counts) + Counter(other.counts)),
+            total(self.counts, other.counts),
             self.differences + other.differences,
-            dict(Counter(self.explained) + Counter(other.explained)),
+            total(self.explained, other.explained),
             tuple(name for name in missing[0] if all(name in part for part in missing)) if missing else None,
         )
 
