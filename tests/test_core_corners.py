@@ -81,8 +81,12 @@ def test_tininess_is_detected_after_rounding(a: int, b: int, flags: int) -> None
     assert (hart.cpu.f(0), hart.read("fflags")) == (0x0010_0000_0000_0000, flags)
 
 
-def test_a_result_for_x0_is_dropped() -> None:
-    hart = floating("fclass.s zero, ft1", BOX | ONE_S)
+@pytest.mark.parametrize(
+    "source", ["fclass.s zero, ft1", "lr.d zero, (a1)", "sc.d zero, a2, (a1)", "amoadd.d zero, a2, (a1)"]
+)
+def test_a_result_for_x0_is_dropped(source: str) -> None:
+    hart = floating("nop", BOX | ONE_S).set(a1=RAM + 0x8000, a2=7).store(RAM + 0x8000, 5)
+    assert hart.step(source) is None
     assert hart.registers()[0] == 0
     assert hart.step("addi a0, zero, 5") is None and hart.x("a0") == 5
 

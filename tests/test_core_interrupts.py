@@ -194,5 +194,7 @@ def test_time_until_the_timer() -> None:
     assert hart.cpu.nanoseconds_to_timer() == -1, "mtimecmp is at its end"
     hart.cpu.mtimecmp = hart.cpu.mtime + 10_000_000
     assert 0 < hart.cpu.nanoseconds_to_timer() <= 10**9
+    hart.cpu.mtimecmp = (1 << 64) - 2
+    assert hart.cpu.nanoseconds_to_timer() > 1 << 64, "more nanoseconds than 64 bits hold"
     hart.csr(mie=1 << 5, menvcfg=STCE, stimecmp=0)
     assert hart.cpu.nanoseconds_to_timer() == 0

@@ -355,7 +355,7 @@ cdef class Cpu:
             due = h.stimecmp
         if due == NONE:
             return -1
-        return 0 if due <= now else (due - now) * 100
+        return 0 if due <= now else int(due - now) * 100          # Python's numbers: no timer is too far away
 
     @property
     def ram_size(self):
