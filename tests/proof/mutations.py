@@ -34,7 +34,7 @@ from tests.proof.pieces import Piece
 
 PAGE = ROOT / "docs" / "mutations.md"
 OTHERS = ("user", "privileged", "floats", "encodings", "hostile")  # targets that look at the core
-SECONDS = 900  # that a catcher may take, on a busy machine too: a mutant that loops for ever is noticed then
+SECONDS = 300  # that a catcher may take, several times what it needs: a mutant that loops for ever is noticed then
 HEAD = """# Mutations: faults that the proof notices
 
 Each row is one fault put into the core on purpose, built, and given to what the short form of `python -m tests.proof`

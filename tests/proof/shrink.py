@@ -1,7 +1,7 @@
 """Makes a failing case smaller while it still fails: for any list of items, and any idea of failing.
 
 First items are blanked (nops keep everything at its place), then dropped, in runs of half the list down to single ones,
-then replaced by simpler ones; again and again, until nothing more helps or `tries` are used up.
+then replaced by simpler ones; again and again, until nothing more helps or `tries` or `seconds` are used up.
 
 Invariants: what is returned fails, or is the list that was given; `fails` is never asked twice about the same list; a
 list on which it raises `unfit` counts as not failing.
@@ -14,6 +14,7 @@ list on which it raises `unfit` counts as not failing.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TypeVar
 
@@ -21,7 +22,7 @@ T = TypeVar("T", bound=Hashable)
 
 
 class _Tried(Exception):
-    """Enough lists were tried."""
+    """Enough lists were tried, or for long enough."""
 
 
 def shrink(
@@ -32,12 +33,14 @@ def shrink(
     simpler: Callable[[T], Iterable[T]] | None = None,
     unfit: tuple[type[Exception], ...] = (),
     tries: int = 2000,
+    seconds: float = 20.0,
 ) -> list[T]:
     """The smallest list found that `fails`.
 
     `blank` gives an item that does nothing in an item's place, `simpler` ones to try instead of it, the simplest first;
-    exceptions of the classes `unfit` come from lists that make no sense.
+    exceptions of the classes `unfit` come from lists that make no sense; `seconds` are of this process's CPU time.
     """
+    end = time.process_time() + seconds
     best = list(items)
     asked: set[tuple[T, ...]] = {tuple(best)}
 
@@ -47,7 +50,7 @@ def shrink(
         key = tuple(candidate)
         if key in asked:
             return False
-        if len(asked) > tries:
+        if len(asked) > tries or time.process_time() > end:
             raise _Tried
         asked.add(key)
         try:
