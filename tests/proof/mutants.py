@@ -325,9 +325,9 @@ TRANSLATION = (
         SV39,
     ),
     Mutation(
-        "SUM lets S execute U's pages", MMU,
+        "S executes U's pages", MMU,                         # fetches are never in S_SUM, so SUM alone can't let them
         "elif pte & PTE_U and (access == EXECUTE or mode != MODE_S_SUM):",
-        "elif pte & PTE_U and mode != MODE_S_SUM:",
+        "elif pte & PTE_U and access != EXECUTE and mode != MODE_S_SUM:",
         SV39,
     ),
     Mutation(
