@@ -144,6 +144,7 @@ def test_everything_architectural_is_saved() -> None:
     assert 0 <= other.cpu.mtime - (77 << 30) < 10**8, "the clock goes on where it stood"
     other.csr(pmpaddr4=1, pmpaddr3=1)
     assert (other.read("pmpaddr4"), other.read("pmpaddr3")) == (99, 77), "locks are locks after a restore"
+    assert other.csr(mip=0).read("mip") & 1 << 9, "the PLIC's line is up, without software's bit"
 
 
 # ---- hostile states -------------------------------------------------------------------------------------------------
