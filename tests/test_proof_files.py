@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import time
 from pathlib import Path
 from random import Random
@@ -161,7 +162,9 @@ def test_json_mutations_write_what_json_readers_take() -> None:
 
 
 def test_a_piece_counts_its_executions_and_finds_nothing() -> None:
+    bound = resource.getrlimit(resource.RLIMIT_AS)
     outcome = files.run(format="elf+worker", executions=200, seed=7)
+    assert resource.getrlimit(resource.RLIMIT_AS) == bound, "its bound is its own"
     assert outcome.differences == ()
     assert outcome.counts["elf executions"] == 200 + sum(format == "elf" for format, _ in CORPUS)
     assert set(outcome.counts) == {"executions", "elf executions", "worker executions"}

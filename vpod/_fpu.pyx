@@ -102,15 +102,16 @@ def evaluate(str op, int rm, a, b=None, c=None):
     if second.shape[0] != first.shape[0] or third.shape[0] != first.shape[0]:
         raise ValueError(f"{op}: {first.shape[0]}, {second.shape[0]} and {third.shape[0]} operands: as many of each")
     cdef Py_ssize_t count = first.shape[0]
+    if count == 0:
+        return array("Q"), b""
     cdef arrays.array results = arrays.clone(array("Q"), count, zero=True)
     cdef bytearray flags = bytearray(count)
     cdef unsigned char* raised = flags
     cdef uint64_t* out = <uint64_t*>results.data.as_voidptr
     cdef bint single = found[1]
-    if count:
-        with nogil:
-            if single:
-                sweep(number, rm, <uint32_t>0, count, &first[0], &second[0], &third[0], out, raised)
-            else:
-                sweep(number, rm, <uint64_t>0, count, &first[0], &second[0], &third[0], out, raised)
+    with nogil:
+        if single:
+            sweep(number, rm, <uint32_t>0, count, &first[0], &second[0], &third[0], out, raised)
+        else:
+            sweep(number, rm, <uint64_t>0, count, &first[0], &second[0], &third[0], out, raised)
     return results, bytes(flags)

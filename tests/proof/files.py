@@ -17,13 +17,13 @@ from __future__ import annotations
 
 import gc
 import hashlib
-import resource
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.proof import subjects_builder, subjects_vpod
 from tests.proof.fuzzer import Finding, Fuzzer, Subject
+from tests.proof.limits import limited
 from tests.proof.pieces import Form, Outcome, Piece
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -90,19 +90,12 @@ def _fuzz(subject: Subject, executions: int, seed: int) -> Outcome:
     wrong = [told for name, data in corpus.items() if (told := judged(subject, name, data)) is not None]
     gc.collect()
     gc.freeze()  # what is there now stays there: subjects that collect garbage need not look at it
-    _limit_memory()
     parents = [data for name, data in corpus.items() if not name.startswith("once-")]
-    report = Fuzzer(subject, parents, seed).run(executions)
+    with limited(MEMORY):
+        report = Fuzzer(subject, parents, seed).run(executions)
     count = report.executions + len(corpus)
     differences = wrong + [_told(subject, finding) for finding in report.findings]
     return Outcome({"executions": count, f"{subject.name} executions": count}, tuple(differences))
-
-
-def _limit_memory() -> None:
-    """From now on this process gets `MEMORY` bytes of address space more, and MemoryError beyond."""
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, hard))
 
 
 def _told(subject: Subject, finding: Finding) -> str:

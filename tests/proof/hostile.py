@@ -18,14 +18,13 @@ from __future__ import annotations
 import gc
 import json
 import os
-import resource
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 from tests.proof.hostile_board import CAPACITY, DEVICES, RAM, SECTOR, VIRTIO, Board, Load, Operation, Store
 from tests.proof.hostile_guest import operations
+from tests.proof.limits import limited
 from tests.proof.pieces import Form, Outcome, Piece
 from tests.virtio_driver import FEATURES, Driver
 from vpod.machine import STATE_HEADER, Machine
@@ -61,19 +60,6 @@ def run(seed: int, first: int = 0, sessions: int = 0, sweep: str = "", step: int
             if len(outcome.differences) >= SHOWN:
                 break
         return outcome
-
-
-@contextmanager
-def limited(headroom: int) -> Iterator[None]:
-    """Let the process have no more address space than it has now and `headroom`."""
-    with open("/proc/self/statm") as file:
-        now = int(file.read().split()[0]) * resource.getpagesize()
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (now + headroom, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 # ---- sessions --------------------------------------------------------------------------------------------------------

@@ -1,0 +1,28 @@
+"""A bound that a piece puts on its own process: what asks for too much gets an error, and not the machine's memory.
+
+Invariant: what comes after has the bound from before; an emulator that reserves gigabytes may be next in the process.
+
+    >>> with limited(1 << 20):
+    ...     len(bytes(1 << 30))
+    Traceback (most recent call last):
+    MemoryError
+"""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def limited(headroom: int) -> Iterator[None]:
+    """Let the process have no more bytes of address space than it has now and `headroom`: MemoryError beyond."""
+    with open("/proc/self/statm") as file:
+        now = int(file.read().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (now + headroom, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
