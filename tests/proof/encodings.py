@@ -459,7 +459,7 @@ KNOWN_NAMES = (
     KnownName(
         "fences with bits in their reserved fields",
         "Volume I, Memory Ordering Instructions and Zifencei: base implementations ignore fm, rd, rs1 and imm here",
-        lambda word, ours, theirs: theirs is None and ours in ("fence", "fence.i") and word & 0xFFF0_8F80 != 0,
+        lambda word, ours, theirs: theirs is None and ours in ("fence", "fence.i") and word & 0xFFFF_8F80 != 0,
     ),
     KnownName(
         "a rounding mode where nothing is rounded",
