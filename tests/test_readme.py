@@ -137,6 +137,7 @@ SHELL: dict[str, Check | str] = {
     "python setup.py build_ext --inplace": "would rebuild the core under the tests that are using it",
     "pytest": BY_CI,
     "pytest tests/test_isa.py -k overlap": prints(r".* passed.*"),
+    "python -m tests.proof": "is what .ci/run does after these tests",
     "vpod": gives_a_shell,
     "vpod run -- uname -m": prints("riscv64\n"),
     "vpod run -e NAME=world -- sh -c 'echo hello $NAME'": prints("hello world\n"),
