@@ -21,7 +21,6 @@ is told, made smaller while it stays one; a subject's declared exceptions are it
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +30,7 @@ from random import Random
 from types import CodeType, FrameType
 from typing import Any
 
+from tests.proof.limits import hurried
 from tests.proof.mutators import Mutation, mutated
 
 LARGEST = 128 << 10  # bytes of a mutant, unless a subject says otherwise
@@ -149,7 +149,7 @@ class Fuzzer:
         """Run the subject on `data` once, traced and within its time; what went wrong, if anything."""
         sys.settrace(self._steps)
         try:
-            with _cpu_limit(self.subject.seconds):
+            with hurried(self.subject.seconds, TooSlow):
                 self.subject.parse(data)
         except self.subject.declared:
             return None
@@ -213,22 +213,6 @@ class Fuzzer:
                     at += size
             size //= 2
         return finding
-
-
-@contextmanager
-def _cpu_limit(seconds: float) -> Iterator[None]:
-    """Raises `TooSlow` in its block after so many seconds of this process's CPU time."""
-
-    def late(number: int, frame: FrameType | None) -> None:
-        raise TooSlow(f"more than {seconds:g} s of CPU time")
-
-    before = signal.signal(signal.SIGPROF, late)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
 
 
 # --- containment -----------------------------------------------------------------------------------------------------

@@ -22,18 +22,17 @@ import functools
 import json
 import os
 import random
-import signal
 import struct
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from types import FrameType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any, Protocol
 from unittest.mock import patch
 
 from tests.machine_code import assemble
+from tests.proof.limits import hurried
 from vpod.bus import AccessFault, Ram
 from vpod.devices.virtio import entropy
 from vpod.machine import Machine
@@ -369,7 +368,7 @@ class Board:
         self._declared = None
         start = time.thread_time()
         try:
-            with patch.object(entropy, "os", SimpleNamespace(urandom=self.random.randbytes)), interrupted(HANG):
+            with patch.object(entropy, "os", SimpleNamespace(urandom=self.random.randbytes)), hurried(HANG, Hang):
                 operation.on(self)
             self._check_state(operation)
         except Exception as error:  # the point of it all: nothing may be raised, so anything is a finding
@@ -556,19 +555,3 @@ def _attributes(owner: Any) -> Iterator[tuple[str, Any]]:
     for name in getattr(type(owner), "__slots__", None) or vars(owner):
         if name not in UNSAVED and not (disabled and name in WHILE_ENABLED):
             yield name, getattr(owner, name)
-
-
-@contextmanager
-def interrupted(seconds: float) -> Iterator[None]:
-    """Raise Hang in the block after that many CPU seconds of the process."""
-
-    def ring(number: int, frame: FrameType | None) -> None:
-        raise Hang(f"not done after {seconds} s of CPU time")
-
-    before = signal.signal(signal.SIGVTALRM, ring)
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
