@@ -166,10 +166,11 @@ struct request {
     char *lost;        /* why the session or the runner had to be started anew */
     bool killed, kill_told;
     int kill_round;
-    int64_t kill_next; /* when to go on killing */
-    int64_t grace;     /* a terminal's last bytes come late: wait for them until then */
-    int file;          /* READ and WRITE */
-    char *source;      /* CODE: its text */
+    int64_t kill_next;   /* when to go on killing */
+    int64_t interrupted; /* when the root was first interrupted, all below it being gone */
+    int64_t grace;       /* a terminal's last bytes come late: wait for them until then */
+    int file;            /* READ and WRITE */
+    char *source;        /* CODE: its text */
     size_t source_length;
 };
 

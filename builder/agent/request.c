@@ -20,7 +20,7 @@
 
 enum {
     KILL_PAUSE = 20 * MILLISECOND,
-    KILL_PATIENCE = 40, /* rounds (two or more to an interrupt) that the shell or the runner may take to come back */
+    KILL_PATIENCE = 2000 * MILLISECOND, /* that the shell or the runner may take to come back when interrupted */
     KILL_ROUNDS = 1000, /* a process that survives SIGKILL so long hangs in the kernel */
     TERMINAL_GRACE = 20 * MILLISECOND,
     MAX_LEFTOVERS = 512,
@@ -267,6 +267,16 @@ static void start_kill(struct request *request) {
     }
 }
 
+/* One walk over the tree. The next waits for four times as long as this one took: the agent walks in real time, and the
+ * thousands of processes of a fork bomb need the hart to end. */
+static bool tree_is_gone(struct request *request) {
+    int64_t start = now();
+    bool gone = tree_end(request->pid, &request->spared) == 0;
+    int64_t pause = 4 * (now() - start);
+    request->kill_next = now() + (pause > KILL_PAUSE / 4 ? pause : KILL_PAUSE / 4);
+    return gone;
+}
+
 /* The shell and the runner are to survive: while they are stopped their tree is told to end (SIGINT, so that a shell
  * that waits for it drops its loop, too), then made to; only then are they interrupted and let go on. */
 static void kill_below(struct request *request) {
@@ -276,9 +286,9 @@ static void kill_below(struct request *request) {
         tree_signal(request->pid, &request->spared, SIGINT);
         return;
     }
-    request->kill_next = now() + KILL_PAUSE / 4;
-    if (tree_end(request->pid, &request->spared) > 0 && request->kill_round < KILL_ROUNDS) return;
-    if (request->state == RUNNING && request->kill_round > KILL_PATIENCE) {
+    if (!tree_is_gone(request) && request->kill_round < KILL_ROUNDS) return;
+    if (request->interrupted == 0) request->interrupted = now();
+    if (request->state == RUNNING && now() - request->interrupted > KILL_PATIENCE) {
         if (request->kind == SESSION) session_give_up(request);
         kill(request->pid, SIGKILL);
         return;
@@ -304,9 +314,7 @@ static void go_on_killing(struct request *request) {
     if (request->kind == SESSION || request->kind == PYTHON) {
         kill_below(request);
     } else {
-        request->kill_next = now() + KILL_PAUSE / 4;
-        bool nobody = tree_end(request->pid, &request->spared) == 0;
-        if (nobody || request->kill_round > KILL_ROUNDS) kill(request->pid, SIGKILL);
+        if (tree_is_gone(request) || request->kill_round > KILL_ROUNDS) kill(request->pid, SIGKILL);
     }
 }
 
