@@ -91,7 +91,7 @@ def test_firmware_finds_what_the_boot_protocol_promises() -> None:
     assert guest.cpu.pc == 0x8000_0000 and guest.cpu.x(10) == 0
     assert guest.ram.read(0x8020_0000, len(kernel)) == kernel
     magic, version, entry, mode, options, hart = struct.unpack("<6Q", guest.ram.read(guest.cpu.x(12), 48))
-    assert (magic, version, entry, mode, options, hart) == (0x4942_534F, 2, 0x8020_0000, 1, 0, 0)
+    assert (magic, version, entry, mode, options, hart) == (0x4942_534F, 2, 0x8020_0000, 1, 1, 0)
     tree = guest.cpu.x(11)
     chosen = parse(guest.ram.read(tree, 0x8000_0000 + MEMORY - tree)).find("chosen").properties
     start, end = (int.from_bytes(chosen[f"linux,initrd-{which}"], "big") for which in ("start", "end"))

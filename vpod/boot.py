@@ -45,7 +45,7 @@ SUPERVISOR_EXTERNAL, MACHINE_EXTERNAL, MACHINE_TIMER, MACHINE_SOFTWARE = 9, 11, 
 IMAGE_HEADER = struct.Struct("<8xQQ32xI4x")  # Linux, Documentation/arch/riscv/boot-image-header.rst
 IMAGE_MAGIC = 0x0543_5352  # "RSC\x05"
 DYNAMIC_INFO = struct.Struct("<6Q")
-DYNAMIC_MAGIC, DYNAMIC_VERSION, NEXT_MODE_S = 0x4942_534F, 2, 1
+DYNAMIC_MAGIC, DYNAMIC_VERSION, NEXT_MODE_S, NO_BOOT_PRINTS = 0x4942_534F, 2, 1, 1
 
 
 class Layout(NamedTuple):
@@ -93,8 +93,8 @@ def _kernel_size(kernel: bytes) -> int:
 
 
 def dynamic_info() -> bytes:
-    """OpenSBI's `struct fw_dynamic_info`: go on at the kernel in supervisor mode, boot hart 0."""
-    return DYNAMIC_INFO.pack(DYNAMIC_MAGIC, DYNAMIC_VERSION, KERNEL_BASE, NEXT_MODE_S, 0, 0)
+    """OpenSBI's `struct fw_dynamic_info`: go on at the kernel in supervisor mode, boot hart 0, without a banner."""
+    return DYNAMIC_INFO.pack(DYNAMIC_MAGIC, DYNAMIC_VERSION, KERNEL_BASE, NEXT_MODE_S, NO_BOOT_PRINTS, 0)
 
 
 def flat_tree(memory: int, command_line: str = "", initrd: tuple[int, int] | None = None) -> bytes:
