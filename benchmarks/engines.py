@@ -1,7 +1,7 @@
-"""What runs the programs: this machine itself, QEMU's translator, vpod's interpreter.
+"""What runs the programs: this machine itself, QEMU's translator, vpod's interpreter, vpod's translator.
 
-Why it exists: each engine takes the same guest (or the same folder) and gives the same kind of samples, so that nothing
-but the engine differs between two columns.
+Why it exists: each engine takes the same guest (or the same sources) and gives the same kind of samples, so that
+nothing but the engine differs between two columns.
 
 Invariants: an engine runs alone, from its start to its end; the guest's clock is the host's, so two at once would
 measure each other. An engine that doesn't finish in time is ended, and `BenchmarkError` shows the console's last lines.
@@ -13,12 +13,11 @@ Every process started here is waited for.
 
 from __future__ import annotations
 
-import gc
+import json
 import os
 import select
-import shutil
 import subprocess
-import tempfile
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,70 +25,70 @@ from pathlib import Path
 from benchmarks import BenchmarkError
 from benchmarks.guest import COMMAND_LINE, Guest
 from benchmarks.listener import Listener, Meters, Sample
-from benchmarks.programs import Program, script
-from vpod.machine import Machine
+from benchmarks.programs import Program, compiled, script
 
-QEMU = "qemu-system-riscv64"
+QEMU_PROGRAM = "qemu-system-riscv64"
+NATIVE, QEMU, INTERPRETER, VPOD = "native", "QEMU", "interpreter", "vpod"
+ENGINES = (NATIVE, QEMU, INTERPRETER, VPOD)
+TRANSLATION = {INTERPRETER: "0", VPOD: "1"}  # VPOD_JIT
+GRACE = 60  # seconds that vpod's process may take longer than its guest
+ROOT = Path(__file__).resolve().parent.parent
 Samples = dict[str, Sample]
 
 
 def run_native(folder: Path, programs: Sequence[Program], timeout: float) -> Samples:
-    """The programs on this machine, in the folder built natively. busybox's are left out where there is no busybox."""
-    here = [program for program in programs if program.compiled or shutil.which("busybox")]
-    heard = Listener([program.name for program in here])
+    """Those of the programs that are C, on this machine, in the folder built natively."""
+    here = compiled(programs)
+    heard = Listener([program.name for program in here], lambda: Meters(time.monotonic()))
     command = ["sh", "-c", script(here)]
     with subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
         _listen(process, heard, timeout, "the native run")
     return heard.samples
 
 
-def run_qemu(guest: Guest, names: Sequence[str], timeout: float, qemu: str = QEMU) -> Samples:
+def run_qemu(guest: Guest, names: Sequence[str], timeout: float, qemu: str = QEMU_PROGRAM) -> Samples:
     """The programs in the guest under QEMU's translator, vector extension off."""
-    with tempfile.TemporaryDirectory(prefix="vpod-bench-") as folder:
-        files = {"-bios": guest.firmware, "-kernel": guest.kernel, "-initrd": guest.initrd}
-        command = [qemu, "-machine", "virt", "-accel", "tcg", "-cpu", "rv64,v=false", "-smp", "1"]
-        command += ["-m", f"{guest.memory >> 20}M", "-append", COMMAND_LINE, "-nodefaults", "-no-reboot"]
-        command += ["-display", "none", "-serial", "stdio"]
-        for option, data in files.items():
-            path = Path(folder, option[1:])
-            path.write_bytes(data)
-            command += [option, str(path)]
-        try:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-            )
-        except OSError as error:
-            raise BenchmarkError(
-                f"{qemu}: cannot be started ({error.strerror}); install it (Debian: qemu-system-misc) or pass --qemu"
-            ) from None
-        with process:
-            heard = Listener(names, lambda: Meters(_cpu_seconds(process.pid)))
-            _listen(process, heard, timeout, "QEMU")
-    return _finished(heard, "QEMU")
+    command = [qemu, "-machine", "virt", "-accel", "tcg", "-cpu", "rv64,v=false", "-smp", "1"]
+    command += ["-m", f"{guest.memory >> 20}M", "-append", COMMAND_LINE, "-nodefaults", "-no-reboot"]
+    command += ["-bios", str(guest.firmware), "-kernel", str(guest.kernel), "-initrd", str(guest.initrd)]
+    command += ["-display", "none", "-serial", "stdio"]
+    try:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    except OSError as error:
+        raise BenchmarkError(
+            f"{qemu}: cannot be started ({error.strerror}); install it (Debian: qemu-system-misc) or pass --qemu"
+        ) from None
+    with process:
+        heard = Listener(names, lambda: Meters(time.monotonic(), _cpu_seconds(process.pid)))
+        _listen(process, heard, timeout, QEMU)
+    if not heard.done:
+        raise BenchmarkError(f"QEMU: the guest ended before its script did:\n{heard.text()}")
+    return heard.samples
 
 
-def run_vpod(guest: Guest, names: Sequence[str], timeout: float) -> Samples:
-    """The programs in the guest under vpod, in this process."""
-    heard = Listener(names)
-    ended = _run_machine(guest, heard, timeout)
-    gc.collect()  # a machine and its devices hold each other; its memory is wanted back before the next engine starts
-    if ended != "poweroff":
-        raise BenchmarkError(f"vpod: the guest did not power off but ended with {ended!r}:\n{heard.text()}")
-    return _finished(heard, "vpod")
+def run_vpod(guest: Guest, names: Sequence[str], timeout: float, engine: str = VPOD) -> Samples:
+    """The programs in the guest under vpod: as it is by default, or for `INTERPRETER` without its translator."""
+    environment = {**os.environ, "VPOD_JIT": TRANSLATION[engine]}
+    command = [sys.executable, "-m", "benchmarks.inside", str(guest.folder), str(guest.memory), str(timeout), *names]
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=timeout + GRACE,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise BenchmarkError(f"{engine}: vpod itself did not end {GRACE} s after its guest's time") from None
+    if done.returncode != 0:
+        raise BenchmarkError(f"{engine} ended with exit code {done.returncode}:\n{done.stderr.strip()}")
+    told = json.loads(done.stdout)
+    if told["ended"] != "poweroff" or not told["done"]:
+        raise BenchmarkError(
+            f"{engine}: the guest did not power off at its script's end, but ended with {told['ended']!r}:\n"
+            f"{told['console']}"
+        )
+    return {name: Sample(**fields) for name, fields in told["samples"].items()}
 
 
-def _run_machine(guest: Guest, heard: Listener, timeout: float) -> str:
-    """Boot the guest in a machine of its own and let it run; the reason of its end, or `time`."""
-    machine = Machine(guest.memory)
-    heard.meters = lambda: Meters(time.process_time(), machine.cpu.instret)
-    machine.uart.output = heard.feed
-    machine.load(guest.firmware, guest.kernel, guest.initrd, COMMAND_LINE)
-    event = machine.run(seconds=timeout)
-    heard.meters = Meters
-    return machine.stopped or event.value
-
-
-def qemu_version(qemu: str = QEMU) -> str:
+def qemu_version(qemu: str = QEMU_PROGRAM) -> str:
     """The first line of ``--version``; `BenchmarkError` if there is no such program."""
     try:
         done = subprocess.run([qemu, "--version"], capture_output=True, text=True, check=True)
@@ -113,12 +112,6 @@ def _listen(process: subprocess.Popen[bytes], heard: Listener, timeout: float, n
         heard.feed(data)
     if process.wait() != 0:
         raise BenchmarkError(f"{name} ended with exit code {process.returncode}:\n{heard.text()}")
-
-
-def _finished(heard: Listener, name: str) -> Samples:
-    if not heard.done:
-        raise BenchmarkError(f"{name}: the guest ended before its script did:\n{heard.text()}")
-    return heard.samples
 
 
 def _cpu_seconds(pid: int) -> float | None:

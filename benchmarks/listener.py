@@ -3,11 +3,11 @@
 Why it exists: all engines speak through a byte stream: a pipe, QEMU's serial port, vpod's UART. One listener hears them
 all, so that a sample means the same wherever it comes from.
 
-Invariants: a line counts only if every field of it is what it must be and names a program asked for; an end counts only
-after its begin. At most `MAX_LINE` bytes of an unfinished line and `MAX_TAIL` of other text are kept.
+Invariants: a line counts only if every field of it is what it must be and names a program asked for; each line counts
+only after the one before it. At most `MAX_LINE` bytes of an unfinished line and `MAX_TAIL` of other text are kept.
 
 >>> heard = Listener(["crc"])
->>> heard.feed(b"BENCH begin crc\\r\\nBENCH end crc 2500000000 0 00000000deadbeef\\r\\n")
+>>> heard.feed(b"BENCH begin crc\\r\\nBENCH ran crc 2500000000 0\\r\\nBENCH printed crc 00000000deadbeef\\r\\n")
 >>> heard.samples["crc"].seconds
 2.5
 """
@@ -16,32 +16,35 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MAX_LINE = 1 << 16
 MAX_TAIL = 1 << 12
 DONE = b"BENCH done"
 
 _BEGIN = re.compile(rb"BENCH begin ([a-z0-9]{1,32})")
-_END = re.compile(rb"BENCH end ([a-z0-9]{1,32}) ([0-9]{1,18}) ([0-9]{1,3}) ([0-9a-f]{16})")
+_RAN = re.compile(rb"BENCH ran ([a-z0-9]{1,32}) ([0-9]{1,18}) ([0-9]{1,3})")
+_PRINTED = re.compile(rb"BENCH printed ([a-z0-9]{1,32}) ([0-9a-f]{16})")
 
 
 @dataclass(frozen=True)
 class Meters:
-    """The host's view at one moment: seconds of CPU that the engine has used, instructions that the guest retired."""
+    """The host's view at one moment: its clock, seconds of CPU that the engine has used, instructions retired."""
 
+    clock: float | None = None
     cpu: float | None = None
     instructions: int | None = None
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One run of one program. `seconds` by the guest's clock; `cpu` and `instructions` by the host's meters."""
+    """One run of one program. `seconds` by the guest's clock; `host`, `cpu` and `instructions` by the host's meters."""
 
     name: str
     seconds: float
     exit_code: int
     digest: str
+    host: float | None = None
     cpu: float | None = None
     instructions: int | None = None
 
@@ -56,6 +59,7 @@ class Listener:
         self.meters = meters
         self._names = frozenset(names)
         self._began: tuple[str, Meters] | None = None
+        self._ran: Sample | None = None  # its digest not heard yet
         self._partial = b""
 
     def feed(self, data: bytes) -> None:
@@ -70,21 +74,26 @@ class Listener:
         if line == DONE:
             self.done = True
         elif begin := _BEGIN.fullmatch(line):
-            self._began = begin[1].decode(), self.meters()
-        elif (end := _END.fullmatch(line)) and self._began is not None:
-            name, before = self._began
-            if end[1].decode() == name and name in self._names:
-                after = self.meters()
-                self.samples[name] = Sample(
-                    name, int(end[2]) / 1e9, int(end[3]), end[4].decode(),
-                    None if before.cpu is None or after.cpu is None else after.cpu - before.cpu,
-                    None
-                    if before.instructions is None or after.instructions is None
-                    else after.instructions - before.instructions,
-                )  # fmt: skip
+            self._began, self._ran = (begin[1].decode(), self.meters()), None
+        elif ran := _RAN.fullmatch(line):
+            if self._began is not None and ran[1].decode() == self._began[0]:
+                self._ran = _sample(*self._began, self.meters(), int(ran[2]), int(ran[3]))
             self._began = None
+        elif printed := _PRINTED.fullmatch(line):
+            if self._ran is not None and printed[1].decode() == self._ran.name and self._ran.name in self._names:
+                self.samples[self._ran.name] = replace(self._ran, digest=printed[2].decode())
+            self._ran = None
 
     def text(self) -> str:
         """The last lines heard, fit for a message: control characters replaced."""
         shown = self.tail.decode("utf-8", "replace").replace("\r", "")
         return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in shown).strip()
+
+
+def _sample(name: str, before: Meters, after: Meters, nanoseconds: int, exit_code: int) -> Sample:
+    """A sample without its digest: what each meter has gone on by; None where it cannot be read."""
+    clock = None if before.clock is None or after.clock is None else after.clock - before.clock
+    cpu = None if before.cpu is None or after.cpu is None else after.cpu - before.cpu
+    known = before.instructions is not None and after.instructions is not None
+    retired = (after.instructions or 0) - (before.instructions or 0) if known else None
+    return Sample(name, nanoseconds / 1e9, exit_code, "", clock, cpu, retired)

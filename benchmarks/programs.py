@@ -1,11 +1,12 @@
 """The programs that are measured, and how they are compiled for the guest and for this machine.
 
-Why it exists: one table says what runs, so that every engine runs exactly the same. A compiled program is one C file of
-`programs/`; the guest's binary is made once, by ziglang, and both guests run those bytes. The others are busybox's own.
+Why it exists: one table says what runs, so that every engine runs exactly the same. A program is one C file of
+`programs/`, compiled for the guest once, by ziglang; or a command of Alpine's busybox; or Python, one file of
+`programs/` or a command, run by Debian's own `python3` in a root filesystem of its own (`DEBIAN`).
 
 Invariants: a program prints the same bytes on every machine, known beforehand wherever something independent knows
-them; `exact` is False only where another build of the same tool may rightly print other bytes. Commands are relative to
-one folder, which holds everything that `build` makes.
+them. Only C runs natively: another build of busybox or Python is another program. C and busybox's commands are relative
+to one folder, which holds everything that `build` makes.
 
 >>> by_name()["crc"].command
 ('./crc',)
@@ -22,8 +23,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
 
 from benchmarks import BenchmarkError
@@ -31,47 +33,96 @@ from benchmarks import BenchmarkError
 SOURCES = Path(__file__).resolve().parent / "programs"
 FLAGS = ("-O2", "-std=gnu11", "-ffp-contract=off", "-Wall", "-Wextra")
 TARGET, CPU = "riscv64-linux-musl", "generic_rv64+m+a+f+d+c"
-TOOLS = ("stopwatch", "text")  # of programs/, beside what is measured
-TEXT = "text.txt"  # what sha256sum and gzip read
-TEXT_MEBIBYTES = 16
+TOOLS = ("stopwatch", "text", "repeat")  # of programs/, beside what is measured
+BENCH = "/bench"  # the guest's folder of programs, in both of its root filesystems
+DEBIAN = "/debian"  # where Debian's root filesystem is in the guest
+PYTHON = "/usr/bin/python3"
+TEXTS = {"text.txt": 6, "lines.txt": 2}  # what busybox reads: MiB that `text` makes
+WARM = ("collections", "compileall", "json", "pathlib", "py_compile", "re", "shutil", "tempfile", "urllib")
+"""What the Python programs import: compiled once before they are measured, as Debian does when it installs Python."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows of the table that are summed up together."""
+
+    name: str
+    title: str
+
+
+INTEGER, MEMORY = Group("integer", "integer arithmetic"), Group("memory", "memory")
+CALLS, INDIRECT = Group("calls", "calls and returns"), Group("indirect", "indirect jumps")
+SHELL, FLOATING = Group("shell", "busybox"), Group("floating", "floating point")
+CPYTHON, START = Group("python", "CPython"), Group("start", "starting processes")
+GROUPS = (INTEGER, MEMORY, CALLS, INDIRECT, SHELL, FLOATING, CPYTHON, START)
+
+
+class Kind(Enum):
+    """Where a program comes from, and so where it runs."""
+
+    C = "C"
+    BUSYBOX = "busybox"
+    PYTHON = "Python"
 
 
 @dataclass(frozen=True)
 class Program:
-    """One row of the table. `output` is all that it prints, if that is known; `exact`: natively it prints the same."""
+    """One row of the table. `output` is all that it prints, if that is known."""
 
     name: str
     command: tuple[str, ...]
     output: str | None = None
-    exact: bool = True
-    compiled: bool = False
+    group: Group = INTEGER
+    kind: Kind = Kind.C
 
 
-def _compiled(name: str, checksum: str) -> Program:
-    return Program(name, (f"./{name}",), f"{name} {checksum}\n", compiled=True)
+def _c(group: Group, name: str, checksum: str) -> Program:
+    return Program(name, (f"./{name}",), f"{name} {checksum}\n", group)
 
 
-def _busybox(name: str, *arguments: str, output: str | None = None, exact: bool = True) -> Program:
-    return Program(name, ("busybox", *arguments), output, exact)
+def _busybox(name: str, *arguments: str, output: str | None = None) -> Program:
+    return Program(name, ("busybox", *arguments), output, SHELL, Kind.BUSYBOX)
+
+
+def _python(name: str, answer: str | None) -> Program:
+    output = None if answer is None else f"{name} {answer}\n"
+    return Program(name, (PYTHON, f"{BENCH}/{name}.py"), output, CPYTHON, Kind.PYTHON)
 
 
 PROGRAMS = (
-    _compiled("crc", "000000003ff44a76"),
-    _compiled("sort", "68ed8a4ba8204c45"),
-    _compiled("sieve", "7f82305daf3bb7bc"),
-    _compiled("matrix", "0a23a238379cdd28"),
-    _compiled("nbody", "7723cd64448fa006"),
-    _compiled("calls", "538452c33070398b"),
-    _compiled("trees", "6e0896b4181ca5d2"),
-    _compiled("interpreter", "000000000023c4e1"),
-    _compiled("keccak", "f5b89562ec7d753b"),
-    _busybox("sh", "sh", "-c", "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo $i", output="20000\n"),
+    _c(INTEGER, "crc", "0000000065c06a49"),
+    _c(INTEGER, "keccak", "f5b89562ec7d753b"),
+    _c(INTEGER, "primes", "9da2bd7408867163"),
+    _c(MEMORY, "sieve", "7f82305daf3bb7bc"),
+    _c(MEMORY, "copy", "5edb2a1091e1f149"),
+    _c(MEMORY, "chase", "5db530d44322337b"),
+    _c(CALLS, "calls", "8ff34700ad25e80b"),
+    _c(CALLS, "trees", "6e0896b4181ca5d2"),
+    _c(INDIRECT, "quicksort", "e1f944f605b2ee22"),
+    _c(INDIRECT, "interpreter", "000000000023c4e1"),
+    _c(INDIRECT, "shapes", "02f5f051e99e558e"),
+    _busybox("sh", "sh", "-c", "i=0; while [ $i -lt 40000 ]; do i=$((i+1)); done; echo $i", output="40000\n"),
     _busybox(
-        "awk", "awk", "BEGIN { for (i = 0; i < 200000; i++) { s = s + i * 2; a[i % 100] = s } print s }",
-        output="39999800000\n",
+        "awk", "awk", "BEGIN { for (i = 0; i < 40000; i++) { s = s + i * 2; a[i % 100] = s } print s }",
+        output="1599960000\n",
     ),
-    _busybox("sha256sum", "sha256sum", TEXT),
-    _busybox("gzip", "gzip", "-1", "-c", TEXT, exact=False),
+    _busybox("sort", "sort", "lines.txt"),
+    _busybox("sha256sum", "sha256sum", *["text.txt"] * 6),
+    _busybox("gzip", "gzip", "-1", "-c", "text.txt"),
+    _c(FLOATING, "matrix", "0a23a238379cdd28"),
+    _c(FLOATING, "nbody", "272ba1d6dfac443c"),
+    _c(FLOATING, "mandelbrot", "1ad11e0746aba504"),
+    _c(FLOATING, "fft", "60f9eb154d7092f4"),
+    _c(FLOATING, "rays", "692c53facb269e84"),
+    _python("pyarith", "788071 28667054"),
+    _python("pystrings", "3040 95148 3963044512"),
+    _python("pydicts", "122776180401"),
+    _python("pyregex", "3637 728 94531281 3637 17575"),
+    _python("pyjson", "896582 1401670415"),
+    _python("pymandel", "97236"),
+    _python("pynbody", "-0.169044946"),
+    _python("pycompile", None),
+    Program("pystart", (f"{BENCH}/repeat", "3", PYTHON, "-c", "pass"), "", START, Kind.PYTHON),
 )  # fmt: skip
 
 
@@ -80,18 +131,34 @@ def by_name() -> dict[str, Program]:
     return {program.name: program for program in PROGRAMS}
 
 
-def chosen(names: Sequence[str]) -> list[Program]:
-    """The programs named, in the table's order; all for no names. `BenchmarkError` for an unknown one."""
-    unknown = sorted(set(names) - set(by_name()))
+def chosen(names: Sequence[str], groups: Sequence[str] = ()) -> list[Program]:
+    """The programs named and those of the groups named, in the table's order; all if nothing is named.
+
+    `BenchmarkError` for an unknown name.
+    """
+    _known("program", names, by_name())
+    _known("group", groups, [group.name for group in GROUPS])
+    named = [each for each in PROGRAMS if each.name in names or each.group.name in groups]
+    return named if names or groups else list(PROGRAMS)
+
+
+def _known(what: str, names: Sequence[str], known: Iterable[str]) -> None:
+    unknown = sorted(set(names) - set(known))
     if unknown:
-        raise BenchmarkError(f"there is no program {', '.join(unknown)}; those there are: {', '.join(by_name())}")
-    return [program for program in PROGRAMS if not names or program.name in names]
+        raise BenchmarkError(f"there is no {what} {', '.join(unknown)}; those there are: {', '.join(known)}")
 
 
-def expecting(programs: Sequence[Program], text: bytes) -> list[Program]:
-    """The same programs, with what `sha256sum` must print for this text."""
-    answer = f"{hashlib.sha256(text).hexdigest()}  {TEXT}\n"
-    return [replace(program, output=answer) if program.name == "sha256sum" else program for program in programs]
+def compiled(programs: Sequence[Program]) -> list[Program]:
+    """Those that are C."""
+    return [program for program in programs if program.kind is Kind.C]
+
+
+def expecting(programs: Sequence[Program], texts: Mapping[str, bytes]) -> list[Program]:
+    """The same programs, with what `sha256sum` and `sort` must print for these texts."""
+    line = f"{hashlib.sha256(texts['text.txt']).hexdigest()}  text.txt\n"
+    in_order = b"".join(each + b"\n" for each in sorted(texts["lines.txt"].splitlines()))
+    answers = {"sha256sum": line * 6, "sort": in_order.decode()}
+    return [replace(program, output=answers.get(program.name, program.output)) for program in programs]
 
 
 def digest(output: bytes) -> str:
@@ -104,7 +171,22 @@ def digest(output: bytes) -> str:
 
 def script(programs: Sequence[Program]) -> str:
     """Shell lines that measure one program after the other, to be run where `build` put them."""
-    return "".join(f"{shlex.join(['./stopwatch', each.name, *each.command])}\n" for each in programs)
+    return "".join(f"{shlex.join([*_stopwatch(each), each.name, *each.command])}\n" for each in programs)
+
+
+def _stopwatch(program: Program) -> list[str]:
+    """Python's runs behind `chroot`, whose own time so is not measured."""
+    return ["chroot", DEBIAN, f"{BENCH}/stopwatch"] if program.kind is Kind.PYTHON else ["./stopwatch"]
+
+
+def preparation(programs: Sequence[Program]) -> str:
+    """Shell lines that make what the programs read, before the first is measured."""
+    lines = [
+        f"./text {size} > {name}" for name, size in TEXTS.items() if any(name in each.command for each in programs)
+    ]
+    if any(each.kind is Kind.PYTHON for each in programs):
+        lines.append(shlex.join(["chroot", DEBIAN, PYTHON, "-c", f"import {', '.join(WARM)}"]))
+    return "".join(f"{line}\n" for line in lines)
 
 
 def native_compiler() -> list[str]:
@@ -128,7 +210,7 @@ def build(folder: Path, compiler: Sequence[str], programs: Sequence[Program]) ->
     """
     environment = dict(os.environ)  # zig needs a cache folder it may write to, also where the home folder isn't one
     environment.setdefault("ZIG_GLOBAL_CACHE_DIR", str(Path(tempfile.gettempdir(), f"vpod-zig-{os.getuid()}")))
-    for name in (*TOOLS, *(program.name for program in programs if program.compiled)):
+    for name in (*TOOLS, *(program.name for program in compiled(programs))):
         command = [*compiler, "-o", str(folder / name), str(SOURCES / f"{name}.c"), "-lm"]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         if done.returncode != 0:
@@ -138,9 +220,9 @@ def build(folder: Path, compiler: Sequence[str], programs: Sequence[Program]) ->
             )
 
 
-def make_text(folder: Path) -> bytes:
-    """Write the text into a folder built natively; its bytes."""
-    path = folder / TEXT
-    with path.open("wb") as file:
-        subprocess.run([folder / "text", str(TEXT_MEBIBYTES)], stdout=file, check=True)
-    return path.read_bytes()
+def make_texts(folder: Path) -> dict[str, bytes]:
+    """What the guest will read, made by the `text` of a folder built natively."""
+    return {
+        name: subprocess.run([folder / "text", str(size)], stdout=subprocess.PIPE, check=True).stdout
+        for name, size in TEXTS.items()
+    }

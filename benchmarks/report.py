@@ -1,9 +1,10 @@
-"""From samples to a table: medians, ratios, what went wrong.
+"""From samples to a table: medians, ratios, means of groups, what the project asks of them, what went wrong.
 
 Why it exists: the arithmetic of a comparison is small and easily wrong, so it stands alone and is tested alone.
 
-Invariants: a row has a ratio only if every run of it, on every engine, exited with 0 and printed what it must;
-otherwise it has an error, and no part in the mean. A ratio above 1 means that vpod is faster.
+Invariants: a row has figures only if every run of it, on every engine that took part, exited with 0, printed what it
+must, and took as long by the guest's clock as by the host's; otherwise it has an error, and no part in any mean.
+`speed` above 1 means faster than what it is compared with; `slower` above 1 means slower.
 
 >>> geometric_mean([0.1, 0.4])
 0.2
@@ -12,48 +13,77 @@ otherwise it has an error, and no part in the mean. A ratio above 1 means that v
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
 from rich.table import Table
 
+from benchmarks.engines import INTERPRETER, NATIVE, QEMU, VPOD
 from benchmarks.listener import Sample
-from benchmarks.programs import Program, digest
+from benchmarks.programs import (
+    CALLS,
+    CPYTHON,
+    FLOATING,
+    GROUPS,
+    INDIRECT,
+    INTEGER,
+    MEMORY,
+    SHELL,
+    START,
+    Group,
+    Kind,
+    Program,
+    digest,
+)
 
-NATIVE, QEMU, VPOD = "native", "QEMU", "vpod"
-Runs = Mapping[str, Sequence[Mapping[str, Sample]]]  # for each engine, the samples of each round
+Runs = Mapping[str, Sequence[Mapping[str, Sample]]]  # for each engine that took part, the samples of each round
+CLOCKS_APART = (0.1, 0.05)  # seconds, and share of the time, that the guest's clock and the host's may differ
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One program under one engine: medians over the rounds. `seconds` are the guest's, the others the host's view."""
+
+    seconds: float
+    host: float | None = None
+    cpu: float | None = None
+    instructions: float | None = None
 
 
 @dataclass(frozen=True)
 class Row:
-    """One program. Seconds are medians over the rounds, by the guest's clock; `cpu_*` by the host's CPU time."""
+    """One program under the engines that ran it."""
 
     name: str
-    native: float | None = None
-    qemu: float | None = None
-    vpod: float | None = None
-    cpu_qemu: float | None = None
-    cpu_vpod: float | None = None
-    instructions: float | None = None
+    group: Group
+    cells: Mapping[str, Cell] = field(default_factory=dict)
     error: str | None = None
 
-    @property
-    def ratio(self) -> float | None:
-        """vpod's speed in units of QEMU's, by the guest's clock."""
-        return _quotient(self.qemu, self.vpod)
+    def speed(self, engine: str, against: str = QEMU, *, by: str = "seconds") -> float | None:
+        """How many times as fast `engine` is, by the field `by` of `Cell`; None if either did not run it."""
+        ours, theirs = (getattr(self.cells.get(each), by, None) for each in (engine, against))
+        return theirs / ours if ours and theirs is not None else None
 
-    @property
-    def cpu_ratio(self) -> float | None:
-        """The same by CPU time, which other work on the host disturbs less."""
-        return _quotient(self.cpu_qemu, self.cpu_vpod)
+    def slower(self, engine: str, than: str = NATIVE) -> float | None:
+        """How many times as long `engine` takes."""
+        return self.speed(than, engine)
 
-    @property
-    def mips(self) -> float | None:
-        """Millions of guest instructions a second under vpod."""
-        rate = _quotient(self.instructions, self.vpod)
-        return None if rate is None else rate / 1e6
+    def mips(self, engine: str = VPOD) -> float | None:
+        """Millions of guest instructions a second."""
+        cell = self.cells.get(engine)
+        return cell.instructions / cell.seconds / 1e6 if cell and cell.instructions and cell.seconds else None
+
+    def record(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return {
+            "name": self.name, "group": self.group.name, "error": self.error,
+            "engines": {engine: asdict(cell) for engine, cell in self.cells.items()},
+            "speed": {engine: self.speed(engine) for engine in self.cells if engine != QEMU},
+            "speed_by_cpu": {engine: self.speed(engine, by="cpu") for engine in self.cells if engine != QEMU},
+            "slower_than_native": {engine: self.slower(engine) for engine in self.cells if engine != NATIVE},
+        }  # fmt: skip
 
 
 def row(program: Program, runs: Runs) -> Row:
@@ -63,31 +93,55 @@ def row(program: Program, runs: Runs) -> Row:
     }
     error = next(_errors(program, samples, runs), None)
     if error is not None:
-        return Row(program.name, error=error)
+        return Row(program.name, program.group, error=error)
+    return Row(program.name, program.group, {engine: _cell(found) for engine, found in samples.items() if found})
 
-    def middle(engine: str, field: str) -> float | None:
-        values = [getattr(sample, field) for sample in samples.get(engine, ())]
-        return None if not values or None in values else float(median(values))
 
-    return Row(
-        program.name, middle(NATIVE, "seconds"), middle(QEMU, "seconds"), middle(VPOD, "seconds"),
-        middle(QEMU, "cpu"), middle(VPOD, "cpu"), middle(VPOD, "instructions"),
-    )  # fmt: skip
+def _cell(samples: Sequence[Sample]) -> Cell:
+    def middle(name: str) -> float | None:
+        values = [getattr(sample, name) for sample in samples]
+        return None if None in values else float(median(values))
+
+    return Cell(median(sample.seconds for sample in samples), middle("host"), middle("cpu"), middle("instructions"))
 
 
 def _errors(program: Program, samples: Mapping[str, Sequence[Sample]], runs: Runs) -> Iterator[str]:
     """What is wrong with the runs of one program, the first thing first."""
     wanted = None if program.output is None else digest(program.output.encode())
     for engine, found in samples.items():
-        if len(found) < len(runs[engine]) and (engine != NATIVE or program.compiled):
+        if len(found) < len(runs[engine]) and (engine != NATIVE or program.kind is Kind.C):
             yield f"{engine}: ran {len(found)} times of {len(runs[engine])}"
-        exact = program.exact or engine != NATIVE
         for sample in found:
             if sample.exit_code != 0:
                 yield f"{engine}: exit code {sample.exit_code}"
-            wanted = wanted or (sample.digest if exact else None)
-            if exact and sample.digest != wanted:
+            wanted = wanted or sample.digest
+            if sample.digest != wanted:
                 yield f"{engine}: printed something else ({sample.digest}, not {wanted})"
+            least, share = CLOCKS_APART
+            if sample.host is not None and abs(sample.host - sample.seconds) > least + share * sample.host:
+                yield f"{engine}: took {sample.seconds:.2f} s by its own clock and {sample.host:.2f} s by the host's"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A mean, or the worst row, and what the project asks of it: at least `wanted`, or at most."""
+
+    what: str
+    found: float | None
+    wanted: float
+    at_least: bool = True
+
+    @property
+    def kept(self) -> bool | None:
+        """Whether it holds; None if it was not measured."""
+        if self.found is None:
+            return None
+        return self.found >= self.wanted if self.at_least else self.found <= self.wanted
+
+    def shown(self) -> tuple[str, str, str, str]:
+        """For a table: what, found, wanted, verdict."""
+        verdict = {True: "kept", False: "[red]missed[/]", None: "not measured"}[self.kept]
+        return self.what, _shown(self.found, 2), f"at {'least' if self.at_least else 'most'} {self.wanted:g}", verdict
 
 
 @dataclass(frozen=True)
@@ -96,68 +150,146 @@ class Result:
 
     rows: tuple[Row, ...]
 
-    @property
-    def mean(self) -> float | None:
-        """The geometric mean of the ratios; None if there is none."""
-        return geometric_mean([each.ratio for each in self.rows if each.ratio is not None])
-
-    @property
-    def cpu_mean(self) -> float | None:
-        """The geometric mean of the ratios by CPU time."""
-        return geometric_mean([each.cpu_ratio for each in self.rows if each.cpu_ratio is not None])
+    def mean(self, ratio: Callable[[Row], float | None], groups: Sequence[Group] = GROUPS) -> float | None:
+        """The geometric mean of a ratio over the rows of some groups; None if none of them has it."""
+        values = [ratio(each) for each in self.rows if each.group in groups]
+        return geometric_mean([value for value in values if value is not None])
 
     @property
     def worst(self) -> Row | None:
-        """The row with the lowest ratio."""
-        return min(
-            (each for each in self.rows if each.ratio is not None), key=lambda each: each.ratio or 0, default=None
-        )
+        """The row in which vpod is the slowest beside QEMU."""
+        rows = [each for each in self.rows if each.speed(VPOD) is not None]
+        return min(rows, key=lambda each: each.speed(VPOD) or 0, default=None)
 
     @property
     def errors(self) -> list[Row]:
         """Rows that ran wrongly."""
         return [each for each in self.rows if each.error is not None]
 
+    def goals(self) -> list[Goal]:
+        """What the project asks of the translator, beside what was found."""
+        kernels = (INTEGER, MEMORY, CALLS, INDIRECT)
+        worst = self.worst.speed(VPOD) if self.worst is not None else None
+        name = f" ({self.worst.name})" if self.worst is not None else ""
+        return [
+            Goal("vpod/QEMU: C kernels and busybox", self.mean(_vpod, (*kernels, SHELL)), 2.0),
+            Goal("vpod/QEMU: floating point", self.mean(_vpod, (FLOATING,)), 5.0),
+            Goal("vpod/QEMU: CPython and its start", self.mean(_vpod, (CPYTHON, START)), 2.0),
+            Goal(f"vpod/QEMU: the worst row{name}", worst, 1.1),
+            Goal("slower than native: C kernels", self.mean(_vpod_native, kernels), 4.0, at_least=False),
+            Goal("slower than native: floating point", self.mean(_vpod_native, (FLOATING,)), 3.0, at_least=False),
+        ]
+
     def shares(self) -> dict[str, float]:
         """CPU time over clock time of each emulator: near 1 on a quiet machine, less when others took their part."""
-        pairs = {
-            QEMU: [(each.cpu_qemu, each.qemu) for each in self.rows],
-            VPOD: [(each.cpu_vpod, each.vpod) for each in self.rows],
-        }
-        sums = {
-            engine: (sum(cpu or 0 for cpu, _ in values), sum(clock or 0 for cpu, clock in values if cpu is not None))
-            for engine, values in pairs.items()
-        }
-        return {engine: cpu / clock for engine, (cpu, clock) in sums.items() if clock}
+        found = {}
+        for engine in (QEMU, INTERPRETER, VPOD):
+            cells = [each.cells[engine] for each in self.rows if engine in each.cells]
+            clock = sum(cell.seconds for cell in cells if cell.cpu is not None)
+            if clock:
+                found[engine] = sum(cell.cpu or 0 for cell in cells) / clock
+        return found
+
+    def clocks_apart(self) -> tuple[float, str, str] | None:
+        """The largest difference between the guest's clock and the host's, in seconds; its program and engine."""
+        found = [
+            (abs(cell.seconds - cell.host), each.name, engine)
+            for each in self.rows
+            for engine, cell in each.cells.items()
+            if cell.host is not None
+        ]
+        return max(found, default=None)
 
     def table(self) -> Table:
-        """For a terminal."""
+        """For a terminal: the rows of each group and their means."""
         table = Table(box=None, pad_edge=False)
-        table.add_column("program")
-        for title in ("native s", "QEMU s", "vpod s", "vpod/QEMU", "by CPU time", "MIPS"):
+        table.add_column("program", no_wrap=True)
+        titles = (
+            "native s",
+            "QEMU s",
+            "interpreter s",
+            "vpod s",
+            "vpod/QEMU",
+            "by CPU",
+            "interp./QEMU",
+            "slower",
+            "MIPS",
+        )
+        for title in titles:
             table.add_column(title, justify="right")
-        for each in self.rows:
-            if each.error is not None:
-                table.add_row(each.name, f"[red]error[/] {each.error}")
-                continue
-            numbers = [(each.native, 3), (each.qemu, 3), (each.vpod, 3), (each.ratio, 3), (each.cpu_ratio, 3)]
-            table.add_row(each.name, *(_shown(value, places) for value, places in numbers), _shown(each.mips, 0))
-        table.add_section()
-        table.add_row("geometric mean", "", "", "", _shown(self.mean, 3), _shown(self.cpu_mean, 3), "")
-        if self.worst is not None:
-            table.add_row(f"worst: {self.worst.name}", "", "", "", _shown(self.worst.ratio, 3), "", "")
+        for group in GROUPS:
+            rows = [each for each in self.rows if each.group == group]
+            for each in rows:
+                table.add_row(each.name, *(_error_cells(each) or _cells(each)))
+            if rows:
+                table.add_row(f"[bold]{group.title}[/]", *self._means((group,)))
+                table.add_section()
+        table.add_row("[bold]all[/]", *self._means(GROUPS))
+        return table
+
+    def _means(self, groups: Sequence[Group]) -> list[str]:
+        ratios = [self.mean(ratio, groups) for ratio in (_vpod, _vpod_by_cpu, _interpreter, _vpod_native)]
+        return ["", "", "", "", *(f"[bold]{_shown(value, 2)}[/]" for value in ratios), ""]
+
+    def goal_table(self) -> Table:
+        """For a terminal: what the project asks."""
+        table = Table(box=None, pad_edge=False)
+        for title in ("geometric means", "found", "wanted", ""):
+            table.add_column(title, justify="right" if title == "found" else "left")
+        for goal in self.goals():
+            table.add_row(*goal.shown())
         return table
 
     def record(self) -> dict[str, Any]:
-        """For ``--json``: the rows with their ratios, the means and the worst row."""
-        rows = [
-            asdict(each) | {"ratio": each.ratio, "cpu_ratio": each.cpu_ratio, "mips": each.mips} for each in self.rows
-        ]
-        worst = self.worst.name if self.worst is not None else None
+        """For ``--json``: the rows with their ratios, the means, the goals."""
+        ratios = {
+            "speed": _vpod,
+            "speed_by_cpu": _vpod_by_cpu,
+            "interpreter_speed": _interpreter,
+            "slower": _vpod_native,
+        }
+        groups = {group.name: (group,) for group in GROUPS} | {"all": GROUPS}
         return {
-            "rows": rows, "geometric_mean": self.mean, "cpu_geometric_mean": self.cpu_mean, "worst": worst,
-            "cpu_share": self.shares(),
+            "rows": [each.record() for each in self.rows],
+            "means": {
+                name: {ratio: self.mean(of, each) for ratio, of in ratios.items()} for name, each in groups.items()
+            },
+            "goals": [asdict(goal) | {"kept": goal.kept} for goal in self.goals()],
+            "worst": self.worst.name if self.worst is not None else None,
+            "cpu_share": self.shares(), "clocks_apart": self.clocks_apart(),
         }  # fmt: skip
+
+
+def _vpod(each: Row) -> float | None:
+    return each.speed(VPOD)
+
+
+def _vpod_by_cpu(each: Row) -> float | None:
+    return each.speed(VPOD, by="cpu")
+
+
+def _interpreter(each: Row) -> float | None:
+    return each.speed(INTERPRETER)
+
+
+def _vpod_native(each: Row) -> float | None:
+    return each.slower(VPOD)
+
+
+def _cells(each: Row) -> list[str]:
+    seconds = [
+        each.cells[engine].seconds if engine in each.cells else None for engine in (NATIVE, QEMU, INTERPRETER, VPOD)
+    ]
+    ratios = [_vpod(each), _vpod_by_cpu(each), _interpreter(each), _vpod_native(each)]
+    return [
+        *(_shown(value, 3) for value in seconds),
+        *(_shown(value, 2) for value in ratios),
+        _shown(each.mips(), 0),
+    ]
+
+
+def _error_cells(each: Row) -> list[str]:
+    return [] if each.error is None else [f"[red]error[/] {each.error}"]
 
 
 def geometric_mean(values: Sequence[float]) -> float | None:
@@ -167,9 +299,5 @@ def geometric_mean(values: Sequence[float]) -> float | None:
     return round(math.exp(math.fsum(math.log(value) for value in values) / len(values)), 12)
 
 
-def _quotient(a: float | None, b: float | None) -> float | None:
-    return a / b if a is not None and b else None
-
-
 def _shown(value: float | None, places: int) -> str:
-    return "-" if value is None else f"{value:.{places}f}"
+    return "" if value is None else f"{value:.{places}f}"

@@ -3,6 +3,9 @@
 Why it exists: "instant" is vpod's second promise, and this is where it is measured: building a snapshot and its size,
 creating a sandbox up to the first answer, the next commands, Python, the whole ``vpod run`` process, memory when idle.
 
+Where the snapshot has Python there is one figure more: ``python3 -c pass`` as the first command after a restore, when
+nothing is translated yet, with vpod's translator and without (`VPOD_JIT`), in turns.
+
 How: everything goes through what users call (`Sandbox`, the commands ``vpod`` and ``vpod-build``), every answer is
 checked, and medians stand beside the limits that the project sets itself. The snapshot is expanded before the clock
 starts, as it is on every start but the first; the first sandbox, which may read it from the disk, has its own line.
@@ -25,7 +28,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -35,6 +39,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import BenchmarkError, count
+from benchmarks.engines import INTERPRETER, TRANSLATION, VPOD
 from vpod import Sandbox, paths, snapshots
 from vpod.errors import VpodError
 
@@ -43,6 +48,8 @@ if TYPE_CHECKING:
 
 USUAL = ("alpine:3.23", "debian:13")
 BUILD_LIMITS = {"alpine-3.23": (60.0, 40.0), "debian-13": (300.0, 90.0)}  # seconds, megabytes
+PYTHON = "python3 -c pass"
+PYTHON_GAIN = 2.0  # times as fast as interpreted
 SETTLE = 2.0  # seconds that a sandbox is left alone before its memory is read
 MAX_LOAD = 0.5  # processes that wanted a CPU in the minute before, above which figures are not worth quoting
 MS, MB = 1e3, 1e-6
@@ -50,13 +57,14 @@ MS, MB = 1e3, 1e-6
 
 @dataclass(frozen=True)
 class Figure:
-    """One thing measured, some times: `values` in `unit`, and what its median must stay below."""
+    """One thing measured, some times: `values` in `unit`, and what its median must stay below, or reach at least."""
 
     snapshot: str
     what: str
     unit: str
     values: tuple[float, ...]
     limit: float | None = None
+    least: float | None = None
 
     @property
     def median(self) -> float:
@@ -65,8 +73,14 @@ class Figure:
 
     @property
     def kept(self) -> bool:
-        """The limit is kept, if there is one."""
-        return self.limit is None or self.median < self.limit
+        """The limits are kept, if there are any."""
+        return (self.limit is None or self.median < self.limit) and (self.least is None or self.median >= self.least)
+
+    def wanted(self) -> str:
+        """The limits, for a table."""
+        bounds = (("", self.limit), ("at least ", self.least))
+        text = ", ".join(f"{word}{bound:g} {self.unit}".rstrip() for word, bound in bounds if bound is not None)
+        return text if self.kept else f"[red]missed[/] {text}"
 
 
 def timed(times: int, action: Callable[[], object]) -> tuple[float, ...]:
@@ -101,8 +115,41 @@ def start(name: str, label: str, times: int) -> list[Figure]:
             code = timed(times, lambda: _expect(box.code.run("1+1").result, "2", "1+1"))
             figures.append(Figure(label, 'code.run("1+1")', "ms", code, 10.0))
         figures += _memory(label, box, cached)
+        has_python = box.python
+    if has_python:
+        figures += python_after_restore(name, label, times)
     whole = timed(max(3, times // 3), lambda: _run_process(name))
     return [*figures, Figure(label, "vpod run -- true", "ms", whole, 300.0)]
+
+
+def python_after_restore(name: str, label: str, times: int) -> list[Figure]:
+    """``python3 -c pass`` as a new sandbox's first command: interpreted, translated, and the ratio of each pair."""
+    took: dict[str, list[float]] = {INTERPRETER: [], VPOD: []}
+    for _ in range(times):
+        for engine, each in took.items():
+            with _translation(engine), Sandbox.create(name) as box:
+                began = time.perf_counter()
+                _expect(box.commands.run(PYTHON).exit_code, 0, PYTHON)
+                each.append((time.perf_counter() - began) * MS)
+    ratios = tuple(slow / fast for slow, fast in zip(took[INTERPRETER], took[VPOD], strict=True))
+    return [
+        Figure(label, f"{PYTHON}: interpreted", "ms", tuple(took[INTERPRETER])),
+        Figure(label, f"{PYTHON}: translated", "ms", tuple(took[VPOD])),
+        Figure(label, f"{PYTHON}: times as fast", "", ratios, least=PYTHON_GAIN),
+    ]
+
+
+@contextmanager
+def _translation(engine: str) -> Iterator[None]:
+    """While it lasts, new sandboxes translate or interpret as `engine` does."""
+    before = os.environ.get("VPOD_JIT")
+    os.environ["VPOD_JIT"] = TRANSLATION[engine]
+    try:
+        yield
+    finally:
+        del os.environ["VPOD_JIT"]
+        if before is not None:
+            os.environ["VPOD_JIT"] = before
 
 
 def _memory(label: str, box: Sandbox, cached: Cached) -> list[Figure]:
@@ -185,10 +232,8 @@ def table(figures: Sequence[Figure]) -> Table:
     for title in ("median", "least", "most", "limit", "times"):
         made.add_column(title, justify="right", no_wrap=True)
     for each in figures:
-        limit = "" if each.limit is None else f"{each.limit:g} {each.unit}"
-        numbers = [f"{value:.1f} {each.unit}" for value in (each.median, min(each.values), max(each.values))]
-        limit = limit if each.kept else f"[red]missed[/] {limit}"
-        made.add_row(each.snapshot, each.what, *numbers, limit, str(len(each.values)))
+        numbers = [f"{value:.1f} {each.unit}".rstrip() for value in (each.median, min(each.values), max(each.values))]
+        made.add_row(each.snapshot, each.what, *numbers, each.wanted(), str(len(each.values)))
     return made
 
 

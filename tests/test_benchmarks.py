@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
+import ast
 import gzip
 import hashlib
 import json
+import os
 import shutil
 import subprocess
+import sys
 import zlib
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import BenchmarkError, engines, interpreter, start
+from benchmarks import BenchmarkError, compare, engines, start
 from benchmarks import programs as table
+from benchmarks.engines import ENGINES, INTERPRETER, NATIVE, QEMU, VPOD
+from benchmarks.guest import Guest
 from benchmarks.listener import MAX_LINE, Listener, Meters, Sample
-from benchmarks.programs import PROGRAMS, by_name, chosen, digest
-from benchmarks.report import NATIVE, QEMU, VPOD, Result, Row, geometric_mean, row
+from benchmarks.plot import Scale, drawing
+from benchmarks.programs import PROGRAMS, Kind, by_name, chosen, digest
+from benchmarks.report import Cell, Goal, Result, Row, geometric_mean, row
 from tests.real_snapshots import Made
 
-COMPILED = [program for program in PROGRAMS if program.compiled]
+COMPILED = table.compiled(PROGRAMS)
+PYTHONS = [program for program in PROGRAMS if program.group is table.CPYTHON]
 BYTES = bytes(number * 7 & 255 for number in range(1 << 16))  # what crc.c and keccak.c work on
 
 
@@ -40,7 +48,7 @@ def test_a_program_gives_its_known_answer(program: table.Program, native: Path) 
 
 
 def test_the_answers_of_crc_and_keccak_are_those_of_other_implementations() -> None:
-    assert by_name()["crc"].output == f"crc {zlib.crc32(BYTES * 1200):016x}\n"
+    assert by_name()["crc"].output == f"crc {zlib.crc32(BYTES * 2400):016x}\n"
     assert by_name()["keccak"].output == f"keccak {hashlib.sha3_256(BYTES * 192).hexdigest()[:16]}\n"
 
 
@@ -55,6 +63,43 @@ def test_the_answer_of_the_interpreter_is_collatz() -> None:
 def test_every_source_is_in_the_table() -> None:
     sources = {path.stem for path in table.SOURCES.glob("*.c")}
     assert sources == {program.name for program in COMPILED} | set(table.TOOLS)
+    assert {path.stem for path in table.SOURCES.glob("*.py")} == {program.name for program in PYTHONS}
+
+
+@pytest.mark.parametrize("program", PYTHONS, ids=lambda program: program.name)
+def test_the_hosts_python_gives_the_known_answer(program: table.Program) -> None:
+    """Of `pycompile`, whose bytecode is one version's own, that the answer doesn't change from run to run."""
+
+    def answer() -> str:
+        command = [sys.executable, str(table.SOURCES / f"{program.name}.py")]
+        environment = {**os.environ, "PYTHONHASHSEED": "0"}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    assert answer() == (answer() if program.output is None else program.output)
+
+
+def test_what_the_python_programs_import_is_compiled_before() -> None:
+    def imported(path: Path) -> set[str]:
+        nodes = list(ast.walk(ast.parse(path.read_text())))
+        plain = {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
+        return {name.partition(".")[0] for name in plain} | {
+            (node.module or "").partition(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)
+        }
+
+    needed = set.union(*(imported(path) for path in table.SOURCES.glob("*.py")))
+    assert needed - set(sys.builtin_module_names) - {"math", "zlib"} == set(table.WARM)
+
+
+def test_a_program_is_repeated_until_it_fails(native: Path, tmp_path: Path) -> None:
+    def repeat(*arguments: str) -> int:
+        return subprocess.run([native / "repeat", *arguments], cwd=tmp_path, capture_output=True).returncode
+
+    assert repeat("3", "sh", "-c", "echo x >> seen") == 0
+    assert (tmp_path / "seen").read_text() == "x\n" * 3
+    assert repeat("3", "sh", "-c", "echo x >> seen; exit 7") == 7
+    assert (tmp_path / "seen").read_text() == "x\n" * 4
+    assert (repeat("2", "./there-is-none"), repeat("2", "sh", "-c", "kill -9 $$")) == (125, 137)
+    assert (repeat("0", "true"), repeat("x", "true"), repeat("2")) == (2, 2, 2)
 
 
 def test_the_text_is_the_same_everywhere_and_compresses_like_prose(native: Path) -> None:
@@ -78,6 +123,30 @@ def test_busybox_gives_its_known_answer(name: str) -> None:
     assert subprocess.run(program.command, capture_output=True, text=True, check=True).stdout == program.output
 
 
+@pytest.mark.skipif(not shutil.which("busybox"), reason="there is no busybox on this machine")
+def test_busybox_gives_the_answers_that_are_expected_of_the_texts(native: Path, tmp_path: Path) -> None:
+    texts = table.make_texts(native)
+    assert {name: len(text) for name, text in texts.items()} == {name: size << 20 for name, size in table.TEXTS.items()}
+    for name, text in texts.items():
+        (tmp_path / name).write_bytes(text)
+    for program in table.expecting(chosen(["sort", "sha256sum"]), texts):
+        done = subprocess.run(program.command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert done.stdout == program.output
+
+
+def test_only_what_is_read_is_made_before() -> None:
+    assert table.preparation(chosen(["crc"])) == ""
+    assert table.preparation(chosen(["gzip"])) == "./text 6 > text.txt\n"
+    (line,) = table.preparation(chosen(["pyjson"])).splitlines()
+    assert line.startswith("chroot /debian /usr/bin/python3 -c 'import collections, ")
+
+
+def test_python_is_measured_behind_its_chroot() -> None:
+    assert table.script(chosen(["crc", "pyjson"])) == (
+        "./stopwatch crc ./crc\nchroot /debian /bench/stopwatch pyjson /usr/bin/python3 /bench/pyjson.py\n"
+    )
+
+
 def stopwatch(native: Path, *command: str) -> Sample:
     heard = Listener(["it"])
     heard.feed(subprocess.run(["./stopwatch", "it", *command], cwd=native, stdout=subprocess.PIPE, check=True).stdout)
@@ -98,14 +167,15 @@ def test_the_stopwatch_tells_a_signal_and_hashes_much_output(native: Path) -> No
 
 def test_a_native_run_measures_every_program(native: Path) -> None:
     programs = [by_name()["crc"], by_name()["calls"]]
-    samples = engines.run_native(native, programs, timeout=60)
+    samples = engines.run_native(native, [*programs, by_name()["sh"], by_name()["pyjson"]], timeout=60)
+    assert samples.keys() == {"crc", "calls"}  # another build of busybox or Python would be another program
     assert [samples[program.name].digest for program in programs] == [
         digest((program.output or "").encode()) for program in programs
     ]
 
 
 def test_a_native_run_that_hangs_is_ended(native: Path) -> None:
-    slow = table.Program("slow", ("sleep", "100"), compiled=True)
+    slow = table.Program("slow", ("sleep", "100"))
     with pytest.raises(BenchmarkError, match="not done after 0 s"):
         engines.run_native(native, [slow], timeout=0.3)
 
@@ -118,7 +188,15 @@ def test_the_digest_is_fnv_1a(data: bytes, known: str) -> None:
 def test_an_unknown_program_is_named() -> None:
     with pytest.raises(BenchmarkError, match="no program nbdy; those there are: crc, "):
         chosen(["nbdy"])
+    with pytest.raises(BenchmarkError, match="no group floats; those there are: integer, "):
+        chosen([], ["floats"])
+
+
+def test_programs_are_chosen_by_name_and_by_group() -> None:
     assert [program.name for program in chosen(["awk", "crc"])] == ["crc", "awk"]
+    assert [program.name for program in chosen(["awk"], ["memory"])] == ["sieve", "copy", "chase", "awk"]
+    assert chosen([]) == list(PROGRAMS)
+    assert {group.name for group in table.GROUPS} == {program.group.name for program in PROGRAMS}
 
 
 def test_a_failing_compiler_is_quoted(tmp_path: Path) -> None:
@@ -130,35 +208,45 @@ def test_a_failing_compiler_is_quoted(tmp_path: Path) -> None:
 
 
 def test_a_sample_is_heard_in_pieces_between_other_lines() -> None:
-    moments = iter([Meters(1.0, 100), Meters(3.5, 700)])
+    moments = iter([Meters(50.0, 1.0, 100), Meters(51.625, 3.5, 700)])
     heard = Listener(["crc"], lambda: next(moments))
     console = (
-        b"[ 1.0] a kernel line\r\nBENCH begin crc\r\n[ 2.0] another\r\nBENCH end crc 1500000000 0 0123456789abcdef\r\n"
+        b"[ 1.0] a kernel line\r\nBENCH begin crc\r\n[ 2.0] another\r\nBENCH ran crc 1500000000 0\r\n[ 3.0]\r\n"
+        b"BENCH printed crc 0123456789abcdef\r\n"
     )
     for position in range(len(console)):
         heard.feed(console[position : position + 1])
-    assert heard.samples == {"crc": Sample("crc", 1.5, 0, "0123456789abcdef", 2.5, 600)}
+    assert heard.samples == {"crc": Sample("crc", 1.5, 0, "0123456789abcdef", 1.625, 2.5, 600)}
     assert not heard.done
     heard.feed(b"BENCH done\r\n")
     assert heard.done
 
 
+BEGIN, RAN, PRINTED = b"BENCH begin crc\n", b"BENCH ran crc 1 0\n", b"BENCH printed crc 0123456789abcdef\n"
+
+
 @pytest.mark.parametrize(
-    "line",
+    "lines",
     [
-        b"BENCH end crc 1500000000 0 0123456789abcdef",  # without a begin
-        b"BENCH begin crc\nBENCH end sort 1 0 0123456789abcdef",
-        b"BENCH begin crc\nBENCH end crc -1 0 0123456789abcdef",
-        b"BENCH begin crc\nBENCH end crc 1 0 0123456789abcde",
-        b"BENCH begin crc\nBENCH end crc 1 0 0123456789abcdef and more",
-        b"BENCH begin crc\nBENCH end crc " + b"9" * 4000 + b" 0 0123456789abcdef",
-        b"BENCH begin other\nBENCH end other 1 0 0123456789abcdef",
+        RAN + PRINTED,
+        BEGIN + PRINTED,
+        BEGIN + RAN,
+        BEGIN + RAN + BEGIN + PRINTED,
+        BEGIN + b"BENCH ran sort 1 0\n" + PRINTED,
+        BEGIN + RAN + b"BENCH printed sort 0123456789abcdef\n",
+        BEGIN + b"BENCH ran crc -1 0\n" + PRINTED,
+        BEGIN + b"BENCH ran crc " + b"9" * 4000 + b" 0\n" + PRINTED,
+        BEGIN + RAN + b"BENCH printed crc 0123456789abcde\n",
+        BEGIN + RAN + b"BENCH printed crc 0123456789abcdef and more\n",
+        BEGIN.replace(b"crc", b"other") + RAN.replace(b"crc", b"other") + PRINTED.replace(b"crc", b"other"),
     ],
 )
-def test_a_line_that_is_not_quite_right_is_no_sample(line: bytes) -> None:
+def test_a_line_that_is_missing_or_not_quite_right_is_no_sample(lines: bytes) -> None:
     heard = Listener(["crc", "sort"])
-    heard.feed(line + b"\n")
+    heard.feed(lines)
     assert heard.samples == {}
+    heard.feed(BEGIN + RAN + PRINTED)
+    assert heard.samples.keys() == {"crc"}
 
 
 def test_a_console_that_floods_is_not_kept() -> None:
@@ -173,10 +261,12 @@ def test_a_console_that_floods_is_not_kept() -> None:
 
 def samples(name: str, *runs: tuple[float, float | None], code: int = 0, answer: str = "a") -> list[dict[str, Sample]]:
     """Rounds of one program: (seconds, CPU seconds) of each."""
-    return [{name: Sample(name, clock, code, digest(answer.encode()), cpu, 2_000_000_000)} for clock, cpu in runs]
+    return [
+        {name: Sample(name, clock, code, digest(answer.encode()), clock, cpu, 2_000_000_000)} for clock, cpu in runs
+    ]
 
 
-PLAIN = table.Program("it", ("./it",), compiled=True)
+PLAIN = table.Program("it", ("./it",))
 
 
 def test_a_row_has_medians_ratios_and_a_rate() -> None:
@@ -185,33 +275,35 @@ def test_a_row_has_medians_ratios_and_a_rate() -> None:
         {
             NATIVE: samples("it", (0.1, None), (0.3, None), (0.2, None)),
             QEMU: samples("it", (1.0, 0.5), (9.0, 0.5), (2.0, 0.5)),
-            VPOD: samples("it", (8.0, 2.0), (4.0, 2.0), (5.0, 2.0)),
+            INTERPRETER: samples("it", (8.0, 2.0), (4.0, 2.0), (5.0, 2.0)),
+            VPOD: samples("it", (0.6, 0.2), (0.4, 0.2), (0.5, 0.2)),
         },
     )
-    assert (found.native, found.qemu, found.vpod, found.error) == (0.2, 2.0, 5.0, None)
-    assert (found.ratio, found.cpu_ratio, found.mips) == (0.4, 0.25, 400.0)
+    assert [found.cells[engine].seconds for engine in ENGINES] == [0.2, 2.0, 5.0, 0.5] and found.error is None
+    assert (found.speed(INTERPRETER), found.speed(INTERPRETER, by="cpu"), found.mips(INTERPRETER)) == (0.4, 0.25, 400.0)
+    assert (found.speed(VPOD), found.speed(VPOD, by="cpu"), found.mips()) == (4.0, 2.5, 4000.0)
+    assert (found.speed(VPOD, INTERPRETER), found.slower(VPOD), found.speed(NATIVE)) == (10.0, 2.5, 10.0)
+    assert found.speed(NATIVE, by="cpu") is None
 
 
-def test_a_row_without_a_native_busybox_has_no_native_time() -> None:
-    program = table.Program("it", ("busybox", "it"))
+def test_a_row_of_another_program_has_no_native_time() -> None:
+    program = table.Program("it", ("busybox", "it"), kind=Kind.BUSYBOX)
     found = row(program, {NATIVE: [{}], QEMU: samples("it", (1.0, 1.0)), VPOD: samples("it", (2.0, 2.0))})
-    assert (found.native, found.ratio, found.error) == (None, 0.5, None)
+    assert (found.slower(VPOD), found.speed(VPOD), found.error) == (None, 0.5, None)
+
+
+def test_an_engine_that_does_not_take_part_is_not_missed() -> None:
+    found = row(PLAIN, {VPOD: samples("it", (2.0, 2.0))})
+    assert (list(found.cells), found.speed(VPOD), found.error) == ([VPOD], None, None)
 
 
 def test_a_wrong_answer_is_an_error_and_no_ratio() -> None:
     good, bad = samples("it", (1.0, 1.0)), samples("it", (1.0, 1.0), answer="b")
     assert "vpod: printed something else" in (row(PLAIN, {NATIVE: good, QEMU: good, VPOD: bad}).error or "")
     assert "QEMU: printed something else" in (row(PLAIN, {NATIVE: good, QEMU: bad, VPOD: bad}).error or "")
-    known = table.Program("it", ("./it",), output="b", compiled=True)
+    known = table.Program("it", ("./it",), output="b")
     found = row(known, {NATIVE: good, QEMU: good, VPOD: good})
-    assert "native: printed something else" in (found.error or "") and found.ratio is None
-
-
-def test_another_build_of_a_tool_may_print_something_else_but_the_guests_may_not() -> None:
-    gzip = table.Program("it", ("busybox", "it"), exact=False)
-    a, b = samples("it", (1.0, 1.0)), samples("it", (1.0, 1.0), answer="b")
-    assert row(gzip, {NATIVE: b, QEMU: a, VPOD: a}).error is None
-    assert "vpod: printed" in (row(gzip, {NATIVE: a, QEMU: a, VPOD: b}).error or "")
+    assert "native: printed something else" in (found.error or "") and found.speed(VPOD) is None
 
 
 def test_a_failure_or_a_missing_run_is_an_error() -> None:
@@ -220,6 +312,15 @@ def test_a_failure_or_a_missing_run_is_an_error() -> None:
         row(PLAIN, {NATIVE: good, QEMU: good, VPOD: samples("it", (1.0, 1.0), code=139)}).error == "vpod: exit code 139"
     )
     assert row(PLAIN, {NATIVE: good, QEMU: [{}], VPOD: good}).error == "QEMU: ran 0 times of 1"
+    assert row(PLAIN, {NATIVE: [{}], QEMU: good, VPOD: good}).error == "native: ran 0 times of 1"
+
+
+@pytest.mark.parametrize(("guest", "host", "lies"), [(1.0, 1.1, False), (2.0, 1.0, True), (1.0, 2.0, True)])
+def test_a_guests_clock_that_is_not_the_hosts_is_an_error(guest: float, host: float, lies: bool) -> None:
+    found = row(PLAIN, {VPOD: [{"it": Sample("it", guest, 0, digest(b""), host)}]})
+    assert (found.error is not None) == lies
+    if found.error is not None:
+        assert found.error == f"vpod: took {guest:.2f} s by its own clock and {host:.2f} s by the host's"
 
 
 def test_the_geometric_mean() -> None:
@@ -228,35 +329,109 @@ def test_the_geometric_mean() -> None:
     assert geometric_mean([]) is None
 
 
-def test_the_result_has_the_mean_the_worst_and_the_share_of_the_cpu() -> None:
-    result = Result(
-        (
-            Row("fast", 0.1, 1.0, 2.0, 0.9, 2.0, 1e9),
-            Row("slow", 0.1, 1.0, 8.0, 0.9, 6.0, 1e9),
-            Row("broken", error="vpod: exit code 1"),
-        )
+def a_row(name: str, group: table.Group, vpod: float, cpu: float, native: float | None = 0.25) -> Row:
+    cells = {QEMU: Cell(1.0, 1.0, 0.75), INTERPRETER: Cell(2.0, 2.0, 2.0), VPOD: Cell(vpod, vpod + 0.125, cpu, 1e9)}
+    return Row(name, group, cells if native is None else {NATIVE: Cell(native)} | cells)
+
+
+RESULT = Result(
+    (
+        a_row("fast", table.INTEGER, 0.25, 0.25),
+        a_row("slow", table.INTEGER, 1.0, 0.75),
+        a_row("shell", table.SHELL, 0.5, 0.5, native=None),
+        a_row("float", table.FLOATING, 0.125, 0.125),
+        Row("broken", table.MEMORY, error="vpod: exit code 1"),
     )
-    assert result.mean == 0.25 and result.worst is not None and result.worst.name == "slow"
-    assert [each.name for each in result.errors] == ["broken"]
-    assert result.shares() == {QEMU: 0.9, VPOD: 0.8}
-    record = result.record()
-    assert (record["geometric_mean"], record["worst"], record["rows"][1]["ratio"]) == (0.25, "slow", 0.125)
-    assert result.table().row_count == 5
+)
+
+
+def test_means_are_of_groups_and_of_rows_without_error() -> None:
+    assert RESULT.mean(lambda each: each.speed(VPOD), (table.INTEGER,)) == 2.0
+    assert RESULT.mean(lambda each: each.speed(VPOD), (table.INTEGER, table.SHELL, table.MEMORY)) == 2.0
+    assert RESULT.mean(lambda each: each.speed(VPOD), (table.MEMORY,)) is None
+    assert [each.name for each in RESULT.errors] == ["broken"]
+    assert RESULT.worst is not None and RESULT.worst.name == "slow"
+    assert RESULT.shares() == {QEMU: 0.75, INTERPRETER: 1.0, VPOD: pytest.approx(1.625 / 1.875)}
+    assert RESULT.clocks_apart() == (0.125, "slow", VPOD)
+
+
+def test_each_goal_is_beside_what_was_found() -> None:
+    found = {goal.what: (goal.found, goal.wanted, goal.kept) for goal in RESULT.goals()}
+    assert found == {
+        "vpod/QEMU: C kernels and busybox": (2.0, 2.0, True),
+        "vpod/QEMU: floating point": (8.0, 5.0, True),
+        "vpod/QEMU: CPython and its start": (None, 2.0, None),
+        "vpod/QEMU: the worst row (slow)": (1.0, 1.1, False),
+        "slower than native: C kernels": (2.0, 4.0, True),
+        "slower than native: floating point": (0.5, 3.0, True),
+    }
+    assert Goal("it", 4.5, 4.0, at_least=False).shown() == ("it", "4.50", "at most 4", "[red]missed[/]")
+
+
+def test_the_record_and_the_tables_hold_every_row() -> None:
+    record = json.loads(json.dumps(RESULT.record()))
+    assert [each["name"] for each in record["rows"]] == ["fast", "slow", "shell", "float", "broken"]
+    assert record["rows"][0]["speed"] == {NATIVE: 4.0, INTERPRETER: 0.5, VPOD: 4.0}
+    assert record["rows"][0]["engines"][VPOD]["seconds"] == 0.25
+    assert record["means"]["integer"] == {
+        "speed": 2.0,
+        "speed_by_cpu": 1.732050807569,
+        "interpreter_speed": 0.5,
+        "slower": 2.0,
+    }
+    assert record["means"]["python"]["speed"] is None and record["worst"] == "slow"
+    assert RESULT.table().row_count == 5 + 4 + 1  # rows, groups that have any, all
+    assert RESULT.goal_table().row_count == 6
 
 
 def test_a_result_of_errors_alone_has_no_mean() -> None:
-    result = Result((Row("broken", error="x"),))
-    assert (result.mean, result.worst, result.shares()) == (None, None, {})
-    assert result.table().row_count == 2
+    result = Result((Row("broken", table.MEMORY, error="x"),))
+    assert (result.mean(lambda each: each.speed(VPOD)), result.worst, result.shares()) == (None, None, {})
+    assert result.table().row_count == 3 and result.clocks_apart() is None
+    ElementTree.fromstring(drawing(result))
+
+
+# The drawing
+
+
+def test_the_drawing_is_xml_with_every_row_and_mean() -> None:
+    odd = Row('a<b>&"c', table.CALLS, {QEMU: Cell(1.0), VPOD: Cell(0.5)})
+    root = ElementTree.fromstring(drawing(Result((*RESULT.rows, odd))))
+    texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"fast", "slow", "broken", 'a<b>&"c', "integer arithmetic", "8.00", "1/2", "8"} <= set(texts)
+    assert "64" not in texts
+
+
+def test_each_mark_is_where_its_speed_is_on_the_axis() -> None:
+    root = ElementTree.fromstring(drawing(RESULT))
+    name = "{http://www.w3.org/2000/svg}"
+    scale = Scale.around([0.5, 8.0])
+    assert (scale.least, scale.most, Scale.around([])) == (-1, 3, Scale(0, 1))
+    assert scale.x(2.0) - scale.x(1.0) == pytest.approx(scale.x(8.0) - scale.x(4.0))
+    bars = [each for each in root.iter(f"{name}rect") if each.get("fill") == "#1a7f5a"][1:]  # behind the legend's
+    assert [float(bar.get("width", "")) for bar in bars] == [
+        pytest.approx(scale.x(speed) - scale.x(1.0), abs=0.1) for speed in (4.0, 1.0, 2.0, 8.0)
+    ]
+    circles = [float(each.get("cx", "")) for each in root.iter(f"{name}circle")][1:]
+    assert set(circles) == {round(scale.x(0.5), 1)}
+
+
+# The command
 
 
 def test_the_command_says_what_it_lacks(capsys: pytest.CaptureFixture[str]) -> None:
-    assert interpreter.main(["--qemu", "/there/is/none"]) == 125
+    assert compare.main(["--qemu", "/there/is/none"]) == 125
     assert "/there/is/none does not run" in capsys.readouterr().err
-    assert interpreter.main(["--only", "nothing"]) == 125
+    assert compare.main(["--only", "nothing"]) == 125
     assert "there is no program nothing" in capsys.readouterr().err
+    assert compare.main(["--plot", "/there/is/none/x.svg"]) == 125
+    assert "there is no folder /there/is/none" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
-        interpreter.main(["--rounds", "0"])
+        compare.main(["--rounds", "0"])
+    with pytest.raises(SystemExit, match="2"):
+        compare.main(["--engine", "kvm"])
+    assert "there is no engine 'kvm'; those there are: native, QEMU, interpreter, vpod" in capsys.readouterr().err
+    assert compare.parser().parse_args(["--engine", "qemu", "--engine", "vpod"]).engine == [QEMU, VPOD]
 
 
 # benchmarks.start
@@ -294,6 +469,21 @@ def test_a_limit_is_for_the_median() -> None:
     assert not start.Figure("s", "w", "ms", (1.0, 200.0, 300.0), limit=100.0).kept
     assert start.Figure("s", "w", "ms", (5.0,)).kept
     assert start.table([start.Figure("s", "w", "ms", (200.0,), 100.0)]).row_count == 1
+    assert start.Figure("s", "w", "", (2.5,), least=2.0).kept and not start.Figure("s", "w", "", (1.9,), least=2.0).kept
+    assert start.Figure("s", "w", "", (1.9,), least=2.0).wanted() == "[red]missed[/] at least 2"
+    assert start.Figure("s", "w", "ms", (1.0,), 5.0).wanted() == "5 ms"
+
+
+def test_translation_is_chosen_for_new_sandboxes_and_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VPOD_JIT", raising=False)
+    for engine, value in ((INTERPRETER, "0"), (VPOD, "1")):
+        with start._translation(engine):
+            assert os.environ["VPOD_JIT"] == value
+        assert "VPOD_JIT" not in os.environ
+    monkeypatch.setenv("VPOD_JIT", "force")
+    with pytest.raises(ZeroDivisionError), start._translation(VPOD):
+        raise ZeroDivisionError
+    assert os.environ["VPOD_JIT"] == "force"
 
 
 def test_every_call_is_timed() -> None:
@@ -330,24 +520,37 @@ def test_an_empty_home_is_told_what_to_build(
 CROSS = "riscv64-linux-gnu-gcc"
 
 
-@pytest.mark.skipif(not shutil.which(engines.QEMU), reason=f"{engines.QEMU} is not installed")
+@pytest.mark.skipif(not shutil.which(engines.QEMU_PROGRAM), reason=f"{engines.QEMU_PROGRAM} is not installed")
 @pytest.mark.skipif(not shutil.which(CROSS), reason=f"{CROSS} is not installed")
 def test_every_engine_gives_the_same_answers(
     alpine_build: Made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With GNU's compiler instead of ziglang's, which only those who measure need; `alpine_build` has the sources."""
-    monkeypatch.setattr(interpreter, "guest_compiler", lambda: [CROSS, "-static", *table.FLAGS])
-    path = tmp_path / "result.json"
-    assert interpreter.main(["--rounds", "1", "--only", "nbody", "--only", "sh", "--json", str(path)]) == 0
-    assert "geometric mean" in capsys.readouterr().out
-    record = json.loads(path.read_text())
+    monkeypatch.setattr(compare, "guest_compiler", lambda: [CROSS, "-static", *table.FLAGS])
+    record_path, plot_path = tmp_path / "result.json", tmp_path / "result.svg"
+    names = ("sh", "nbody", "pycompile", "pystart")
+    only = [word for name in names for word in ("--only", name)]
+    assert compare.main(["--rounds", "1", *only, "--json", str(record_path), "--plot", str(plot_path)]) == 0
+    assert "CPython and its start" in capsys.readouterr().out
+    record = json.loads(record_path.read_text())
     for each in record["rows"]:
-        assert each["error"] is None and each["ratio"] > 0 and each["instructions"] > 1e6
-    for engine in (QEMU, VPOD):
-        (samples,) = record["samples"][engine]
-        assert {name: sample["digest"] for name, sample in samples.items()} == {
-            name: digest((by_name()[name].output or "").encode()) for name in ("nbody", "sh")
-        }
+        assert each["error"] is None and each["engines"][VPOD]["instructions"] > 1e6
+        assert each["speed"][VPOD] > 0 and each["speed"][INTERPRETER] > 0
+        assert (NATIVE in each["engines"]) == (each["name"] == "nbody")
+    for engine in (QEMU, INTERPRETER, VPOD):
+        (found,) = record["samples"][engine]
+        assert found.keys() == set(names)
+        for name, answer in ((name, by_name()[name].output) for name in names):
+            assert answer is None or found[name]["digest"] == digest(answer.encode())
+    ElementTree.parse(plot_path)
+
+
+def test_an_engine_whose_guest_does_not_come_up_shows_its_console(tmp_path: Path) -> None:
+    guest = Guest(tmp_path, 64 << 20, "none")
+    for path in (guest.firmware, guest.kernel, guest.initrd):
+        path.write_bytes(bytes(1 << 12))
+    with pytest.raises(BenchmarkError, match="interpreter"):
+        engines.run_vpod(guest, ["crc"], 0.2, INTERPRETER)
 
 
 def test_a_real_sandbox_is_measured(alpine: str) -> None:

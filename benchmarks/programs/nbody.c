@@ -9,7 +9,7 @@
 #define DAYS 365.24
 #define SOLAR_MASS (4 * PI * PI)
 
-enum { BODIES = 5, STEPS = 300000 };
+enum { BODIES = 5, STEPS = 700000 };
 
 struct body {
     double at[3], speed[3], mass;

@@ -1,14 +1,15 @@
 /* stopwatch NAME PROGRAM [ARGUMENT...]: how long a program takes by the clock of the machine it runs on.
  *
- * Prints two lines on standard output, each written out before it goes on:
+ * Prints three lines on standard output, each written out before it goes on:
  *
  *     BENCH begin NAME
- *     BENCH end NAME NANOSECONDS EXITCODE DIGEST
+ *     BENCH ran NAME NANOSECONDS EXITCODE
+ *     BENCH printed NAME DIGEST
  *
  * NANOSECONDS is from before fork to after wait by CLOCK_MONOTONIC; DIGEST is the FNV-1a hash, 16 hex digits, of what the
- * program printed. Output goes into an unnamed file and is hashed after the clock has stopped, so that a program
- * which prints much is not measured together with its reader. The first line is drained to the terminal before the
- * clock starts: the serial port's interrupts are not the program's doing. */
+ * program printed. Output goes into an unnamed file and is hashed after the second line, so that a program which
+ * prints much is not measured together with its reader, neither here nor by whoever listens. The first line is drained
+ * to the terminal before the clock starts: the serial port's interrupts are not the program's doing. */
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdint.h>
@@ -85,7 +86,9 @@ int main(int count, char **arguments)
     int64_t took = now() - began;
 
     int code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    printf("BENCH end %s %" PRId64 " %d %016" PRIx64 "\n", arguments[1], took, code, hash_of(output));
+    printf("BENCH ran %s %" PRId64 " %d\n", arguments[1], took, code);
+    fflush(stdout);
+    printf("BENCH printed %s %016" PRIx64 "\n", arguments[1], hash_of(output));
     fflush(stdout);
     tcdrain(1);
     return 0;
