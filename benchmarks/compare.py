@@ -181,9 +181,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (BenchmarkError, VpodError) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 125
-    _print(result)
     if options.json is not None:
         options.json.write_text(json.dumps(result.record() | about, indent=2) + "\n")
     if options.plot is not None:
         options.plot.write_text(drawing(result), encoding="utf-8")
+    _print(result)
     return 1 if result.errors else 0

@@ -3,9 +3,9 @@
  * numbers must find the same primes. */
 #include "program.h"
 
-enum { FIRST = 2000000001, COUNT = 2400000, ROOT = 44750 }; /* ROOT * ROOT is more than the last of them */
+enum { FIRST = 2000000001, BLOCK = 1 << 15, BLOCKS = 128, ROOT = 44769 }; /* ROOT * ROOT is more than the last of them */
 
-static bool sieved[COUNT]; /* composite, by the sieve */
+static bool composite[BLOCK]; /* by the sieve */
 
 static uint64_t power(uint64_t base, uint64_t exponent, uint64_t modulus)
 {
@@ -37,23 +37,27 @@ static NOINLINE bool prime(uint64_t number)
     return number % 2 && passes(number, 2) && passes(number, 3) && passes(number, 5) && passes(number, 7);
 }
 
-static void sieve(void)
+static void sieve(uint32_t first)
 {
-    for (uint32_t factor = 2; factor <= ROOT; factor++)
-        for (uint32_t at = (factor - FIRST % factor) % factor; at < COUNT; at += factor)
-            sieved[at] = true;
+    memset(composite, 0, sizeof composite);
+    for (uint32_t factor = 2; factor <= ROOT; factor += 1 + (factor > 2))
+        for (uint32_t at = (factor - first % factor) % factor; at < BLOCK; at += factor)
+            composite[at] = true;
 }
 
 int main(void)
 {
-    sieve();
     bool right = true;
     uint64_t checksum = 0, primes = 0;
-    for (uint32_t i = 0; i < COUNT; i++) {
-        bool found = prime(FIRST + (uint64_t)i);
-        right = right && found != sieved[i];
-        if (found)
-            checksum = mix(checksum, FIRST + (uint64_t)i), primes++;
+    for (uint32_t block = 0; block < BLOCKS; block++) {
+        uint32_t first = FIRST + block * BLOCK;
+        sieve(first);
+        for (uint32_t i = 0; i < BLOCK; i++) {
+            bool found = prime(first + i);
+            right = right && found != composite[i];
+            if (found)
+                checksum = mix(checksum, first + i), primes++;
+        }
     }
     return finish("primes", mix(checksum, primes), right);
 }

@@ -5,12 +5,12 @@ The files' names and their bytes are those of one version of Python, so the answ
 """
 
 import compileall
+import concurrent
 import marshal
 import pathlib
 import py_compile
 import shutil
 import tempfile
-import urllib
 import zlib
 
 HEADER = 16  # bytes before the code (PEP 552)
@@ -30,4 +30,4 @@ def work(source: pathlib.Path) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    print("pycompile", *work(pathlib.Path(urllib.__file__).parent))
+    print("pycompile", *work(pathlib.Path(concurrent.__file__).parent))
