@@ -20,7 +20,7 @@ from benchmarks.engines import INTERPRETER, NATIVE, VPOD
 from benchmarks.programs import GROUPS, Group
 from benchmarks.report import Result
 
-LEFT, RIGHT, TOP, LINE, WIDTH = 130, 60, 70, 18, 860  # pixels; LINE is a row's height
+LEFT, RIGHT, TOP, LINE, GAP, WIDTH = 150, 80, 70, 18, 8, 880  # pixels; LINE is a row's height, GAP is below a group
 FASTER, SLOWER, MEAN, OTHER, RULE = "#1a7f5a", "#c2452d", "#16324f", "#555", "#ddd"
 STYLE = "text{font:12px sans-serif;fill:#222} .n{text-anchor:end} .t{text-anchor:middle;fill:#777} .b{font-weight:bold}"
 
@@ -65,7 +65,7 @@ def drawing(result: Result) -> str:
     """The whole file."""
     lines = list(_lines(result))
     scale = Scale.around([speed for line in lines for speed in line.speeds.values()])
-    height = TOP + LINE * len(lines) + 20
+    height = TOP + LINE * len(lines) + GAP * sum(line.mean for line in lines) + 14
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}">',
         f"<style>{STYLE}</style>",
@@ -73,8 +73,10 @@ def drawing(result: Result) -> str:
         *_legend(),
         *_axis(scale, height),
     ]
-    for number, line in enumerate(lines):
-        parts += _marks(line, scale, TOP + LINE * number)
+    y = TOP
+    for line in lines:
+        parts += _marks(line, scale, y)
+        y += LINE + (GAP if line.mean else 0)
     return "\n".join([*parts, "</svg>", ""])
 
 
@@ -105,8 +107,9 @@ def _legend() -> Iterator[str]:
     yield f'<rect x="{LEFT}" y="29" width="22" height="9" fill="{FASTER}"/><text x="{LEFT + 28}" y="38">vpod</text>'
     yield f'<rect x="{LEFT + 70}" y="29" width="22" height="9" fill="{SLOWER}"/>'
     yield f'<text x="{LEFT + 98}" y="38">vpod, slower than QEMU</text>'
-    yield f'{_circle(LEFT + 260, 33.5)}<text x="{LEFT + 270}" y="38">interpreter only</text>'
-    yield f'{_diamond(LEFT + 390, 33.5)}<text x="{LEFT + 400}" y="38">native (C programs)</text>'
+    yield f'{_circle(LEFT + 275, 33.5)}<text x="{LEFT + 285}" y="38">interpreter only</text>'
+    yield f'<text x="{WIDTH - 12}" y="{TOP - 10}" class="n">vpod</text>'
+    yield f'{_diamond(LEFT + 410, 33.5)}<text x="{LEFT + 420}" y="38">native (C programs)</text>'
 
 
 def _axis(scale: Scale, height: int) -> Iterator[str]:
@@ -124,8 +127,7 @@ def _marks(line: Line, scale: Scale, y: int) -> Iterator[str]:
         from_, to = sorted((scale.x(1), scale.x(speed)))
         colour = SLOWER if speed < 1 else MEAN if line.mean else FASTER
         yield f'<rect x="{from_:.1f}" y="{y + 4}" width="{to - from_:.1f}" height="{LINE - 8}" fill="{colour}"/>'
-        right = max(scale.x(each) for each in (*line.speeds.values(), 1.0)) + 9
-        yield f'<text x="{right:.1f}" y="{middle + 4:.1f}" class="{weight}">{speed:.2f}</text>'
+        yield f'<text x="{WIDTH - 12}" y="{middle + 4:.1f}" class="n {weight}">{speed:.2f}</text>'
     if INTERPRETER in line.speeds:
         yield _circle(scale.x(line.speeds[INTERPRETER]), middle)
     if NATIVE in line.speeds:
@@ -137,4 +139,4 @@ def _circle(x: float, y: float) -> str:
 
 
 def _diamond(x: float, y: float) -> str:
-    return f'<path d="M{x:.1f} {y - 5:.1f}l5 5l-5 5l-5 -5z" fill="{OTHER}"/>'
+    return f'<path d="M{x:.1f} {y - 5:.1f}l5 5l-5 5l-5 -5z" fill="{OTHER}" stroke="white"/>'

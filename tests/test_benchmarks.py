@@ -25,6 +25,7 @@ from benchmarks.plot import Scale, drawing
 from benchmarks.programs import PROGRAMS, Kind, by_name, chosen, digest
 from benchmarks.report import Cell, Goal, Result, Row, geometric_mean, row
 from tests.real_snapshots import Made
+from vpod import Sandbox
 
 COMPILED = table.compiled(PROGRAMS)
 PYTHONS = [program for program in PROGRAMS if program.group is table.CPYTHON]
@@ -562,3 +563,20 @@ def test_a_real_sandbox_is_measured(alpine: str) -> None:
     ]
     assert figures[-1].what == "vpod run -- true"
     assert all(each.snapshot == "it" and min(each.values) > 0 for each in figures)
+
+
+def test_python_is_started_in_new_sandboxes_with_translation_and_without(
+    debian: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    created: list[str | None] = []
+    create = Sandbox.create
+
+    def noted(name: str) -> Sandbox:
+        created.append(os.environ.get("VPOD_JIT"))
+        return create(name)
+
+    monkeypatch.setattr(Sandbox, "create", noted)
+    slow, fast, ratio = start.python_after_restore(debian, "it", times=2)
+    assert created == ["0", "1", "0", "1"]
+    assert ratio.values == tuple(a / b for a, b in zip(slow.values, fast.values, strict=True))
+    assert ratio.least == 2.0 and min(fast.values) > 1
