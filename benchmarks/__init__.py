@@ -3,7 +3,7 @@
 Why it exists: every claim of speed in this project is a ratio, and a ratio means something only if both sides ran the
 same thing on the same machine at the same time of day. These modules make such runs:
 
-    python -m benchmarks.interpreter      guest programs under vpod, under QEMU and natively
+    python -m benchmarks                  guest programs natively, under QEMU, under vpod with and without translation
     python -m benchmarks.start            building, creating a sandbox, the first command, memory when idle
 
 Both are run from a checkout after ``pip install -e '.[dev]'``; docs/performance.md says how and shows a run. They need
