@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rich.console import Console
@@ -39,7 +40,7 @@ from benchmarks.engines import (
     QEMU,
     QEMU_PROGRAM,
     VPOD,
-    Samples,
+    Run,
     qemu_version,
     run_native,
     run_qemu,
@@ -58,7 +59,7 @@ from benchmarks.programs import (
     make_texts,
     native_compiler,
 )
-from benchmarks.report import Result, row
+from benchmarks.report import Result, row, translation_rate
 from vpod.errors import VpodError
 
 MIN_SHARE = 0.95  # of a CPU, below which other work has disturbed a run
@@ -66,17 +67,17 @@ MIN_SHARE = 0.95  # of a CPU, below which other work has disturbed a run
 
 def measure(
     folder: Path, guest: Guest, programs: Sequence[Program], options: argparse.Namespace, report: Report
-) -> dict[str, list[Samples]]:
-    """All rounds: for each engine the samples of each round. One engine runs at a time."""
+) -> dict[str, list[Run]]:
+    """All rounds of each engine. One engine runs at a time."""
     names = [program.name for program in programs]
-    engines: dict[str, Callable[[], Samples]] = {
+    engines: dict[str, Callable[[], Run]] = {
         NATIVE: lambda: run_native(folder, programs, options.timeout),
         QEMU: lambda: run_qemu(guest, names, options.timeout, options.qemu),
         INTERPRETER: lambda: run_vpod(guest, names, options.timeout, INTERPRETER),
         VPOD: lambda: run_vpod(guest, names, options.timeout, VPOD),
     }
     taking_part = [engine for engine in engines if not options.engine or engine in options.engine]
-    runs: dict[str, list[Samples]] = {engine: [] for engine in taking_part}
+    runs: dict[str, list[Run]] = {engine: [] for engine in taking_part}
     for number in range(1, options.rounds + 1):
         for engine in taking_part:
             began = time.monotonic()
@@ -113,11 +114,14 @@ def run(options: argparse.Namespace, report: Report) -> tuple[Result, dict[str, 
         "host": platform.platform(), "processor": _processor(), "python": platform.python_version(),
         "cpus": os.cpu_count(),
         "samples": {
-            engine: [{name: vars(sample) for name, sample in each.items()} for each in rounds]
+            engine: [{name: vars(sample) for name, sample in each.samples.items()} for each in rounds]
             for engine, rounds in runs.items()
         },
+        "translator": [each.translator for each in runs.get(VPOD, ())],
     }  # fmt: skip
-    return Result(tuple(row(program, runs) for program in programs)), about
+    samples = {engine: [each.samples for each in rounds] for engine, rounds in runs.items()}
+    rates = [rate for each in runs.get(VPOD, ()) if (rate := translation_rate(each.translator)) is not None]
+    return Result(tuple(row(program, samples) for program in programs), median(rates) if rates else None), about
 
 
 def _processor() -> str:
@@ -165,6 +169,8 @@ def _print(result: Result) -> None:
     console.print(result.table())
     console.print()
     console.print(result.goal_table())
+    if result.translation_rate is None and VPOD in result.engines():
+        console.print("vpod translated nothing: its figures are the interpreter's.")
     if apart := result.clocks_apart():
         seconds, name, where = apart
         console.print(f"Guest's and host's clock differ by {seconds * 1e3:.0f} ms at most ({name}, {where}).")

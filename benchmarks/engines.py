@@ -19,8 +19,10 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks import BenchmarkError
 from benchmarks.guest import COMMAND_LINE, Guest
@@ -36,17 +38,25 @@ ROOT = Path(__file__).resolve().parent.parent
 Samples = dict[str, Sample]
 
 
-def run_native(folder: Path, programs: Sequence[Program], timeout: float) -> Samples:
+@dataclass(frozen=True)
+class Run:
+    """One engine's round. `translator`: what vpod's counted from start to end; None where nothing translates."""
+
+    samples: Samples
+    translator: Mapping[str, Any] | None = None
+
+
+def run_native(folder: Path, programs: Sequence[Program], timeout: float) -> Run:
     """Those of the programs that are C, on this machine, in the folder built natively."""
     here = compiled(programs)
     heard = Listener([program.name for program in here], lambda: Meters(time.monotonic()))
     command = ["sh", "-c", script(here)]
     with subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
         _listen(process, heard, timeout, "the native run")
-    return heard.samples
+    return Run(heard.samples)
 
 
-def run_qemu(guest: Guest, names: Sequence[str], timeout: float, qemu: str = QEMU_PROGRAM) -> Samples:
+def run_qemu(guest: Guest, names: Sequence[str], timeout: float, qemu: str = QEMU_PROGRAM) -> Run:
     """The programs in the guest under QEMU's translator, vector extension off."""
     command = [qemu, "-machine", "virt", "-accel", "tcg", "-cpu", "rv64,v=false", "-smp", "1"]
     command += ["-m", f"{guest.memory >> 20}M", "-append", COMMAND_LINE, "-nodefaults", "-no-reboot"]
@@ -63,10 +73,10 @@ def run_qemu(guest: Guest, names: Sequence[str], timeout: float, qemu: str = QEM
         _listen(process, heard, timeout, QEMU)
     if not heard.done:
         raise BenchmarkError(f"QEMU: the guest ended before its script did:\n{heard.text()}")
-    return heard.samples
+    return Run(heard.samples)
 
 
-def run_vpod(guest: Guest, names: Sequence[str], timeout: float, engine: str = VPOD) -> Samples:
+def run_vpod(guest: Guest, names: Sequence[str], timeout: float, engine: str = VPOD) -> Run:
     """The programs in the guest under vpod: as it is by default, or for `INTERPRETER` without its translator."""
     environment = {**os.environ, "VPOD_JIT": TRANSLATION[engine]}
     command = [sys.executable, "-m", "benchmarks.inside", str(guest.folder), str(guest.memory), str(timeout), *names]
@@ -85,7 +95,11 @@ def run_vpod(guest: Guest, names: Sequence[str], timeout: float, engine: str = V
             f"{engine}: the guest did not power off at its script's end, but ended with {told['ended']!r}:\n"
             f"{told['console']}"
         )
-    return {name: Sample(**fields) for name, fields in told["samples"].items()}
+    if engine == INTERPRETER and told["translator"] is not None:
+        raise BenchmarkError(
+            "interpreter: vpod translated in spite of VPOD_JIT=0; its figures would be no interpreter's"
+        )
+    return Run({name: Sample(**fields) for name, fields in told["samples"].items()}, told["translator"])
 
 
 def qemu_version(qemu: str = QEMU_PROGRAM) -> str:

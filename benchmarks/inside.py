@@ -5,7 +5,7 @@ compares both ways. So each run of vpod has its own process, as QEMU has; `engin
 
 It boots the guest of FOLDER (`Guest`) with MEMORY bytes, lets it run for SECONDS at most, and prints one line of JSON
 when it has ended: `ended`, the reason; `done`, whether the script came to its end; `console`, the last that was heard;
-`samples`, those of the programs named.
+`samples`, those of the programs named; `translator`, what it counts, or null where nothing translates.
 
     python -m benchmarks.inside /tmp/guest 536870912 900 crc sh
     {"ended": "poweroff", "done": true, "console": "…", "samples": {"crc": {"name": "crc", "seconds": 1.07, …
@@ -36,6 +36,7 @@ def run(guest: Guest, names: Sequence[str], seconds: float) -> dict[str, object]
         "done": heard.done,
         "console": heard.text(),
         "samples": {name: vars(sample) for name, sample in heard.samples.items()},
+        "translator": getattr(machine.cpu, "translator", None),
     }
 
 

@@ -23,7 +23,7 @@ from benchmarks.guest import Guest
 from benchmarks.listener import MAX_LINE, Listener, Meters, Sample
 from benchmarks.plot import Scale, drawing
 from benchmarks.programs import PROGRAMS, Kind, by_name, chosen, digest
-from benchmarks.report import Cell, Goal, Result, Row, geometric_mean, row
+from benchmarks.report import Cell, Goal, Result, Row, geometric_mean, row, translation_rate
 from tests.real_snapshots import Made
 from vpod import Sandbox
 
@@ -168,7 +168,7 @@ def test_the_stopwatch_tells_a_signal_and_hashes_much_output(native: Path) -> No
 
 def test_a_native_run_measures_every_program(native: Path) -> None:
     programs = [by_name()["crc"], by_name()["calls"]]
-    samples = engines.run_native(native, [*programs, by_name()["sh"], by_name()["pyjson"]], timeout=60)
+    samples = engines.run_native(native, [*programs, by_name()["sh"], by_name()["pyjson"]], timeout=60).samples
     assert samples.keys() == {"crc", "calls"}  # another build of busybox or Python would be another program
     assert [samples[program.name].digest for program in programs] == [
         digest((program.output or "").encode()) for program in programs
@@ -365,7 +365,12 @@ def test_each_goal_is_beside_what_was_found() -> None:
         "vpod/QEMU: the worst row (slow)": (1.0, 1.1, False),
         "slower than native: C kernels": (2.0, 4.0, True),
         "slower than native: floating point": (0.5, 3.0, True),
+        "guest code translated, MB/s": (None, 5.0, None),
     }
+    (*_, rate) = Result(RESULT.rows, translation_rate=4.5).goals()
+    assert (rate.found, rate.kept) == (4.5, False)
+    assert translation_rate({"bytes": 3_000_000, "nanoseconds": 500_000_000}) == 6.0
+    assert translation_rate(None) is None and translation_rate({"bytes": 0, "nanoseconds": 0}) is None
     assert Goal("it", 4.5, 4.0, at_least=False).shown() == ("it", "4.50", "at most 4", "[red]missed[/]")
 
 
@@ -382,7 +387,7 @@ def test_the_record_and_the_tables_hold_every_row() -> None:
     }
     assert record["means"]["python"]["speed"] is None and record["worst"] == "slow"
     assert RESULT.table().row_count == 5 + 4 + 1  # rows, groups that have any, all
-    assert RESULT.goal_table().row_count == 6
+    assert RESULT.goal_table().row_count == 7
 
 
 def test_a_result_of_errors_alone_has_no_mean() -> None:
@@ -544,6 +549,29 @@ def test_every_engine_gives_the_same_answers(
         for name, answer in ((name, by_name()[name].output) for name in names):
             assert answer is None or found[name]["digest"] == digest(answer.encode())
     ElementTree.parse(plot_path)
+
+
+@pytest.mark.parametrize("translator", [None, {"bytes": 8, "nanoseconds": 2}])
+def test_an_interpreter_that_translates_is_no_interpreter(
+    translator: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """vpod's process is told by VPOD_JIT what to do, and tells what it did."""
+
+    def vpod(command: list[str], env: dict[str, str], **_: object) -> subprocess.CompletedProcess[str]:
+        told = {"ended": "poweroff", "done": True, "console": "", "samples": {}, "translator": translator}
+        environments.append(env["VPOD_JIT"])
+        return subprocess.CompletedProcess(command, 0, json.dumps(told), "")
+
+    environments: list[str] = []
+    monkeypatch.setattr(subprocess, "run", vpod)
+    guest = Guest(tmp_path, 64 << 20, "none")
+    assert engines.run_vpod(guest, [], 1.0).translator == translator
+    if translator is None:
+        assert engines.run_vpod(guest, [], 1.0, INTERPRETER).samples == {}
+    else:
+        with pytest.raises(BenchmarkError, match="translated in spite of VPOD_JIT=0"):
+            engines.run_vpod(guest, [], 1.0, INTERPRETER)
+    assert environments == ["1", "0"]
 
 
 def test_an_engine_whose_guest_does_not_come_up_shows_its_console(tmp_path: Path) -> None:
