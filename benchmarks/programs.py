@@ -119,8 +119,8 @@ PROGRAMS = (
     _python("pydicts", "122776180401"),
     _python("pyregex", "3637 728 94531281 3637 17575"),
     _python("pyjson", "896582 1401670415"),
-    _python("pymandel", "97236"),
-    _python("pynbody", "-0.169044946"),
+    _python("pymandel", "220780"),
+    _python("pynbody", "-0.169061220"),
     _python("pycompile", None),
     Program("pystart", (f"{BENCH}/repeat", "3", PYTHON, "-c", "pass"), "", START, Kind.PYTHON),
 )  # fmt: skip

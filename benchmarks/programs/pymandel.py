@@ -29,7 +29,7 @@ def complexes(c: complex, limit: int) -> int:
 
 if __name__ == "__main__":
     points = [(-2.0 + column / 16, row / 32) for row in range(32) for column in range(44)]
-    steps = [floats(x, y, 220) for x, y in points]
-    again = [complexes(complex(x, y), 220) for x, y in points[::4]]
+    steps = [floats(x, y, 520) for x, y in points]
+    again = [complexes(complex(x, y), 520) for x, y in points[::4]]
     assert abs(sum(again) / sum(steps[::4]) - 1) < 0.01
     print("pymandel", sum(steps))

@@ -83,5 +83,5 @@ if __name__ == "__main__":
     assert f"{energy():.9f}" == "-0.169075164"
     advance(0.01, 1000)
     assert f"{energy():.9f}" == "-0.169087605"
-    advance(0.01, 1500)
+    advance(0.01, 4500)
     print(f"pynbody {energy():.9f}")
