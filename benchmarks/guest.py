@@ -40,22 +40,6 @@ MAX_ROOTFS = 256 << 20
 SETTLE = 5  # seconds for what the kernel puts off until after the boot, lest the first program be charged with it
 COMMAND_LINE = "console=ttyS0 quiet loglevel=0 panic=-1"
 
-INIT = f"""#!/bin/sh
-mount -t devtmpfs dev /dev
-mount -t proc proc /proc
-if [ -d {DEBIAN} ]; then
-    mount -o bind /dev {DEBIAN}/dev
-    mount -t proc proc {DEBIAN}/proc
-fi
-export PYTHONHASHSEED=0 # so that each run of a program does the same
-cd {BENCH}
-. ./prepare
-sleep {SETTLE}
-. ./script
-echo "{DONE.decode()}"
-poweroff -f
-"""
-
 
 @dataclass(frozen=True)
 class Inputs:
@@ -111,11 +95,30 @@ class Guest:
             _python_programs(tree, binaries)
         tree.file(f"{BENCH}/prepare", preparation(programs).encode())
         tree.file(f"{BENCH}/script", script(programs).encode())
-        tree.file("/init", INIT.encode(), 0o755)
+        tree.file("/init", _init().encode(), 0o755)
         guest = cls(target, memory, name)
         for path, data in ((guest.firmware, firmware), (guest.kernel, image), (guest.initrd, tree.cpio())):
             path.write_bytes(data)
         return guest
+
+
+def _init() -> str:
+    """The guest's first process: what is prepared, a pause, what is measured."""
+    return f"""#!/bin/sh
+mount -t devtmpfs dev /dev
+mount -t proc proc /proc
+if [ -d {DEBIAN} ]; then
+    mount -o bind /dev {DEBIAN}/dev
+    mount -t proc proc {DEBIAN}/proc
+fi
+export PYTHONHASHSEED=0 # so that each run of a program does the same
+cd {BENCH}
+. ./prepare
+sleep {SETTLE}
+. ./script
+echo "{DONE.decode()}"
+poweroff -f
+"""
 
 
 def _debian(tree: Tree, fetcher: Fetcher) -> None:
