@@ -3,6 +3,7 @@
     vpod-build alpine-3.23
     vpod-build debian-13 --add git --run 'git config --system init.defaultBranch main' -o work.snap
     vpod-build --list | --explain RECIPE | --default
+    vpod-build --kernel lean
     vpod-build --publish DIR
 
 Messages and progress go to standard error, what was asked for (a list, an explanation) to standard output. Exit codes:
@@ -18,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import vpod
-from vpod.errors import SnapshotNotFound, VpodError
+from vpod.errors import BuildError, SnapshotNotFound, VpodError
 
 from . import recipe as recipes
 from .progress import Report, size
@@ -48,6 +49,12 @@ def parser() -> argparse.ArgumentParser:
     line.add_argument("--add", action="append", default=[], metavar="PKG", help="install this package too (repeatable)")
     line.add_argument("--run", action="append", default=[], metavar="CMD", help="run this in the machine at last")
     line.add_argument(
+        "--kernel",
+        metavar="NAME",
+        help="lean: one made for the board, built here once by a cross compiler, then used by every recipe; "
+        "stock: Debian's own; without RECIPE, only build it",
+    )
+    line.add_argument(
         "--publish",
         type=Path,
         metavar="DIR",
@@ -64,14 +71,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     line = parser()
     options = line.parse_args(arguments)
     asked = options.recipe or options.list or options.explain or options.default
-    if not asked and not options.publish:
-        line.error("name a RECIPE, or ask for --list, --explain RECIPE, --default or --publish DIR")
+    if not asked and not options.publish and not options.kernel:
+        line.error("name a RECIPE, or ask for --list, --explain RECIPE, --default, --kernel lean or --publish DIR")
+    if not asked and options.publish and options.kernel:
+        line.error("--kernel is for a RECIPE, or alone")
     report = Report(quiet=options.quiet)
     try:
         if options.list:
             return show_list(as_json=options.json)
         if options.explain:
-            return explain(recipes.find(options.explain))
+            return explain(recipes.find(options.explain), options.kernel)
+        if options.kernel and not asked:
+            return build_kernel(options.kernel, options.mirror, report)
         if not asked:
             return publish(options.publish, report)
         return build(options, report)
@@ -102,16 +113,19 @@ def show_list(*, as_json: bool) -> int:
     return 0
 
 
-def explain(recipe: Recipe) -> int:
+def explain(recipe: Recipe, asked: str | None) -> int:
     """`--explain`: the recipe, and the steps it means, without any of them being done."""
     from . import kernel
 
-    description = kernel.describe(recipe.kernel)
+    description = kernel.choose(recipe.kernel, asked)
     print(f"{recipe.key} makes {recipe.reference}: {recipe.summary}\n")
     print(f"machine     {recipe.memory >> 20} MiB of memory, one RV64GC hart")
     print(f"kernel      {description.package} and {description.firmware_package} of Debian {description.suite};")
     print("            the archive's signature is checked against the keys in kernels/")
-    print(f"modules     loaded: {', '.join(description.boot)}; laid ready: {', '.join(description.ship)}")
+    if description.is_built:
+        print(f"            built here with {description.config}; all drivers are in it, there are no modules")
+    else:
+        print(f"modules     loaded: {', '.join(description.boot)}; laid ready: {', '.join(description.ship)}")
     if recipe.rootfs is not None:
         print(f"rootfs      {recipe.rootfs.file}, SHA-512 {recipe.rootfs.digest.value[:16]}…")
         for url in ("the folders and URLs of VPOD_SOURCES", *recipe.rootfs.urls):
@@ -126,6 +140,21 @@ def explain(recipe: Recipe) -> int:
         print(f"warm        Python waits with {', '.join(recipe.warm)} imported")
         for command in recipe.warm_runs:
             print(f"            run once: {command}")
+    return 0
+
+
+def build_kernel(name: str, mirror: str | None, report: Report) -> int:
+    """`--kernel NAME` alone: have that kernel ready for every recipe."""
+    from . import kernel, kernel_build
+    from .debian import Archive
+
+    description = kernel.choose(kernel.STOCK, name)
+    if not description.is_built:
+        raise BuildError(f"--kernel {name}: comes ready from Debian, there is nothing to build; name a RECIPE for it")
+    archive = Archive(Fetcher(report), suite=description.suite, components=description.components, mirror=mirror)
+    built = kernel_build.current(description, archive)
+    about = f"Linux {built.version}, {size(len(built.image))}, from {built.package} {built.package_version}"
+    report.line(f"{name}: {about}, is here. Every recipe takes it from now on; --kernel stock takes Debian's.")
     return 0
 
 
@@ -160,7 +189,8 @@ def build(options: argparse.Namespace, report: Report) -> int:
     target = options.output or snapshots.path_of(recipe.reference)
     if not target.resolve().parent.is_dir():
         raise NotADirectoryError(20, "there is no such folder; make it first", str(target.parent))
-    image = rootfs.assemble(recipe, fetcher, rootfs.Options(options.rootfs, options.mirror, tuple(options.add)))
+    changes = rootfs.Options(options.rootfs, options.mirror, tuple(options.add), options.kernel)
+    image = rootfs.assemble(recipe, fetcher, changes)
     guest = boot.Guest(image, recipe.memory, report)
     boot.prepare(guest, image, recipe, commands=options.run)
     guest.settle()

@@ -187,6 +187,7 @@ class Archive:
     ) -> None:
         """Fetches and verifies `InRelease`. Raises `SourceUnreachable` listing every mirror, `VerificationFailed`."""
         self._fetcher = fetcher
+        self.report = fetcher.report
         self._components = list(components)
         self.suite = suite
         trusted = list(keys) if keys is not None else archive_keys()

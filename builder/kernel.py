@@ -1,12 +1,15 @@
-"""Kernel, firmware and modules, taken out of Debian packages as `kernels/*.toml` describes.
+"""Kernel, firmware and modules as `kernels/*.toml` describes: out of Debian's packages, or built from Debian's source.
 
-    >>> kernel = load("debian-stock", archive)
+    >>> kernel = load(choose("debian-stock", "stock"), archive)
     >>> kernel.version, kernel.boot
     ('6.12.…-riscv64', ['/lib/modules/…/virtio_mmio.ko', …])
 
-Modules are unpacked (the guest's busybox knows no `.ko.xz`), few, and complete: each comes with the modules that its
-own `.modinfo` section says it depends on. `modules.dep` and `modules.alias` are written from the same sections, so that
-`modprobe NAME` works in the guest.
+A kernel with a [source] is built here (`kernel_build.py`) when it is asked for by name; a recipe that names the stock
+one takes it unasked where it has been built before. All its drivers are built in.
+
+The stock kernel's modules are unpacked (the guest's busybox knows no `.ko.xz`), few, and complete: each comes with the
+modules that its own `.modinfo` section says it depends on. `modules.dep` and `modules.alias` are written from the same
+sections, so that `modprobe NAME` works in the guest.
 
 Invariants: every offset in a module's ELF headers is checked before it is followed; the boot list is ordered so that
 no module comes before one it needs. Sources: ELF-64 object file format; modules.dep(5); Linux `include/linux/module.h`.
@@ -21,7 +24,7 @@ from dataclasses import dataclass, field
 
 from vpod.errors import BuildError, VerificationFailed
 
-from . import kernel_folder
+from . import kernel_build, kernel_folder
 from .deb import Deb
 from .debian import Archive
 from .inflate import inflate
@@ -30,23 +33,35 @@ from .resolve import Package
 from .tar import Kind
 from .tree import Tree
 
+STOCK, LEAN = "debian-stock", "lean"
 MAX_MODULE = 64 << 20
 MAX_MODINFO = 1 << 20  # bytes; that of a driver with a thousand aliases has 60 KiB
 
 
 @dataclass(frozen=True)
 class Description:
-    """One file of `kernels/`, checked."""
+    """One file of `kernels/`, checked.
+
+    A kernel out of a package has `image` and modules; one that is built has `tree` (the source archive in its package)
+    and `config` (the configuration's file in `kernels/`).
+    """
 
     key: str
     suite: str
     components: tuple[str, ...]
     package: str
-    image: str
     firmware_package: str
     firmware_image: str
-    boot: tuple[str, ...]
-    ship: tuple[str, ...]
+    image: str = ""
+    boot: tuple[str, ...] = ()
+    ship: tuple[str, ...] = ()
+    tree: str = ""
+    config: str = ""
+
+    @property
+    def is_built(self) -> bool:
+        """Whether it is built on this host."""
+        return bool(self.config)
 
 
 @dataclass
@@ -68,7 +83,8 @@ class Kernel:
             tree.file(f"{folder}/{path}", data)
         for name, data in self.lists.items():
             tree.file(f"{folder}/{name}", data)
-        tree.file("/etc/vpod/modules", "".join(f"{path}\n" for path in self.boot).encode())
+        if self.boot:
+            tree.file("/etc/vpod/modules", "".join(f"{path}\n" for path in self.boot).encode())
 
 
 def describe(key: str) -> Description:
@@ -79,20 +95,48 @@ def describe(key: str) -> Description:
     path = known[key]
     table, _ = read_toml(path)
     reader = Reader(table, path.name)
-    kernel, firmware, modules = (reader.part(part) for part in ("kernel", "firmware", "modules"))
-    if kernel is None or firmware is None or modules is None:
-        raise BuildError(f"{path.name}: needs the sections [kernel], [firmware] and [modules]")
-    description = Description(
-        key, reader.word("suite"), reader.words("components"), kernel.word("package"), kernel.text("image"),
-        firmware.word("package"), firmware.text("image"), modules.words("boot"), modules.words("ship"),
-    )  # fmt: skip
-    for each in (reader, kernel, firmware, modules):
-        each.end()
+    suite, components = reader.word("suite"), reader.words("components")
+    source, firmware = reader.part("source"), reader.part("firmware")
+    kernel, modules = (reader.part("kernel"), reader.part("modules")) if source is None else (None, None)
+    if firmware is None or (source is None and (kernel is None or modules is None)):
+        raise BuildError(f"{path.name}: needs the sections [firmware], and [kernel] and [modules] or else [source]")
+    firmware_package, firmware_image = firmware.word("package"), firmware.text("image")
+    if kernel is not None and modules is not None:
+        description = Description(
+            key, suite, components, kernel.word("package"), firmware_package, firmware_image,
+            image=kernel.text("image"), boot=modules.words("boot"), ship=modules.words("ship"),
+        )  # fmt: skip
+    elif source is not None:
+        description = Description(
+            key, suite, components, source.word("package"), firmware_package, firmware_image,
+            tree=source.text("tree"), config=source.word("config"),
+        )  # fmt: skip
+    for each in (reader, source, kernel, firmware, modules):
+        if each is not None:
+            each.end()
     return description
 
 
-def load(description: Description, archive: Archive) -> Kernel:
-    """Fetch the packages and take out what is needed. Raises `SourceError` or `BuildError`."""
+def choose(recipe: str, asked: str | None = None) -> Description:
+    """The kernel for a recipe that names `recipe`: the one asked for; else the lean one for Debian's, if it is here.
+
+    `asked` is the name of a description, or `stock`. Raises `BuildError` for one that there is not.
+    """
+    if asked is not None:
+        return describe(STOCK if asked == "stock" else asked)
+    if recipe == STOCK and kernel_build.newest(lean := describe(LEAN)) is not None:
+        return lean
+    return describe(recipe)
+
+
+def load(description: Description, archive: Archive, *, build: bool = False) -> Kernel:
+    """Fetch the packages and take out what is needed. Raises `SourceError` or `BuildError`.
+
+    A kernel that is built is taken as it was kept, however old its source; unless there is none, or `build` asks for
+    one of the archive's present source.
+    """
+    if description.is_built:
+        return _built(description, archive, build)
     packages = [_kernel_package(description, archive), _package(archive, description.firmware_package)]
     kernel_path, firmware_path = archive.fetch(packages, "kernel and firmware")
     firmware = _one(Deb(firmware_path.read_bytes(), name=firmware_path.name), description.firmware_image)
@@ -116,6 +160,23 @@ def load(description: Description, archive: Archive) -> Kernel:
     )
     _take_modules(kernel, description, modules)
     return kernel
+
+
+def _built(description: Description, archive: Archive, build: bool) -> Kernel:
+    """The kernel of a [source] and the firmware's package."""
+    built = None if build else kernel_build.newest(description)
+    if built is None:
+        built = kernel_build.current(description, archive)
+    elif (source := archive.index.get(description.package)) is not None and source.sha256 != built.source:
+        age = f"The {description.key} kernel is of {built.package} {built.package_version}"
+        newer = f"{archive.suite} has {source.version} now: vpod-build --kernel {description.key} builds it"
+        archive.report.line(f"{age}; {newer}")
+    package = _package(archive, description.firmware_package)
+    (path,) = archive.fetch([package], "firmware")
+    firmware = _one(Deb(path.read_bytes(), name=path.name), description.firmware_image)
+    origin = f"{built.package} {built.package_version}, {description.config}, {built.compiler}"
+    lists = {**built.lists, "modules.dep": b"", "modules.alias": b""}  # modprobe finds nothing to load, and what is in
+    return Kernel(built.version, built.image, firmware, [origin, f"{package.name} {package.version}"], lists=lists)
 
 
 def _package(archive: Archive, name: str) -> Package:

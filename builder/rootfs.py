@@ -41,6 +41,7 @@ class Options:
     rootfs: Path | None = None
     mirror: str | None = None
     add: tuple[str, ...] = ()
+    kernel: str | None = None
 
 
 @dataclass
@@ -64,14 +65,12 @@ class Image:
 
 def assemble(recipe: Recipe, fetcher: Fetcher, options: Options) -> Image:
     """Fetch all that a recipe names and put it together. Raises `SourceError` and `BuildError`."""
-    description = kernel.describe(recipe.kernel)
+    description = kernel.choose(recipe.kernel, options.kernel)
     wanted = recipe.debian if options.rootfs is None else None
     debian_mirror = options.mirror if wanted is not None else None
-    archive = Archive(
-        fetcher, suite=description.suite, components=description.components, mirror=debian_mirror
-    )
+    archive = Archive(fetcher, suite=description.suite, components=description.components, mirror=debian_mirror)
     fetcher.report.line(f"Verified the signature of {without_credentials(archive.mirror)} {archive.suite}")
-    image = Image(Tree(), kernel.load(description, archive))
+    image = Image(Tree(), kernel.load(description, archive, build=options.kernel is not None))
     image.sources.append(f"{without_credentials(archive.mirror)} {archive.suite}, {archive.release.get('Date', '')}")
     if options.rootfs is not None:
         _own_rootfs(image, options.rootfs)
@@ -88,7 +87,8 @@ def assemble(recipe: Recipe, fetcher: Fetcher, options: Options) -> Image:
         image.packages += added
     with fetcher.report.step("Assembling") as bar:
         _finish(image)
-        bar.done(f"Assembled the root filesystem: {image.tree.size / 1e6:.1f} MB, {len(image.kernel.modules)} modules")
+        what = f"{image.tree.size / 1e6:.1f} MB, {len(image.kernel.modules)} modules of Linux {image.kernel.version}"
+        bar.done(f"Assembled the root filesystem: {what}")
     return image
 
 

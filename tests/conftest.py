@@ -30,6 +30,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="use the real snapshots of the last run, even if what they are made of has changed",
     )
+    parser.addoption(
+        "--kernel",
+        choices=["stock", "lean"],
+        default="stock",
+        help="which kernel the real snapshots have; the lean one must have been built: vpod-build --kernel lean",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -39,7 +45,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.environ["VPOD_HOME"] = str(real_snapshots.own_home())
+    os.environ["VPOD_HOME"] = str(real_snapshots.own_home(lean=config.getoption("--kernel") == "lean"))
     for name in ("VPOD_SNAPSHOT", "VPOD_REGISTRY", "VPOD_OFFLINE", "VPOD_LOG"):
         os.environ.pop(name, None)
 

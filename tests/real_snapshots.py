@@ -62,16 +62,23 @@ class Made(NamedTuple):
     fingerprint: str
 
 
-def own_home() -> Path:
-    """The tests' own VPOD_HOME, made if need be. Must be asked for before ``VPOD_HOME`` is pointed at it."""
-    downloads = paths.download_folder()
+def own_home(*, lean: bool = False) -> Path:
+    """The tests' own VPOD_HOME, made if need be. Must be asked for before ``VPOD_HOME`` is pointed at it.
+
+    `lean`: another one, in which the kernels that the user has built are, so that every recipe takes the lean one.
+    """
+    links = {"downloads": paths.download_folder()}
+    if lean:
+        links["kernels"] = paths.kernel_folder()
     chosen = os.environ.get("VPOD_HOME")
-    home = Path(chosen).absolute() / "tests" if chosen else ROOT / ".pytest_cache" / "vpod"
+    base = Path(chosen).absolute() if chosen else ROOT / ".pytest_cache"
+    home = base / (("tests" if chosen else "vpod") + ("-lean" if lean else ""))
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
-    link = home / "downloads"
-    if not link.exists():
-        link.unlink(missing_ok=True)
-        link.symlink_to(downloads)
+    for name, target in links.items():
+        link = home / name
+        if not link.exists():
+            link.unlink(missing_ok=True)
+            link.symlink_to(target)
     return home
 
 
@@ -108,7 +115,9 @@ def make_default(*, keep: bool = False) -> Made:
         empty = paths.home() / "first-run"
         shutil.rmtree(empty, ignore_errors=True)
         empty.mkdir(mode=0o700)
-        (empty / "downloads").symlink_to(paths.download_folder().resolve())
+        for name in ("downloads", "kernels"):
+            if (linked := paths.home() / name).is_symlink():
+                (empty / name).symlink_to(linked.resolve())
         environ = {name: value for name, value in os.environ.items() if name != "VPOD_SOURCES"}
         command = [sys.executable, "-m", "vpod", "run", "--", "uname", "-m"]
         made = _run("debian-13", command, {**environ, "VPOD_HOME": str(empty)}, lambda: _adopt(empty))

@@ -50,7 +50,8 @@ def built(alpine_sources: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
     path = tmp_path_factory.mktemp("snapshots") / "alpine.snap"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VPOD_SOURCES", alpine_sources)
-        assert cli.main(["alpine-3.23", "-q", "-o", str(path), "--run", "echo made > /root/made"]) == 0
+        changes = ["--kernel", "stock", "--run", "echo made > /root/made"]
+        assert cli.main(["alpine-3.23", "-q", "-o", str(path), *changes]) == 0
     yield path
 
 
@@ -75,7 +76,7 @@ def test_what_was_built_runs(built: Path) -> None:
 
 @pytest.fixture(scope="module")
 def image(alpine_sources: str) -> rootfs.Image:
-    return rootfs.assemble(ALPINE, Fetcher(Report(quiet=True), places=[alpine_sources]), rootfs.Options())
+    return rootfs.assemble(ALPINE, Fetcher(Report(quiet=True), places=[alpine_sources]), rootfs.Options(kernel="stock"))
 
 
 def guest_of(image: rootfs.Image, script: str) -> boot.Guest:
@@ -105,7 +106,7 @@ def test_an_image_larger_than_the_machine(image: rootfs.Image) -> None:
 
 def test_a_rootfs_of_ones_own(alpine_sources: str, image: rootfs.Image, monkeypatch: pytest.MonkeyPatch) -> None:
     """`--rootfs` takes any tar archive with a shell, and vpod's own files win over what it brings."""
-    monkeypatch.setattr("vpod_builder.kernel.load", lambda *_: image.kernel)
+    monkeypatch.setattr("vpod_builder.kernel.load", lambda *_, **__: image.kernel)
     fetcher = Fetcher(Report(quiet=True), places=[alpine_sources])
     with tempfile.NamedTemporaryFile(suffix="-mine.tar") as file:
         members = ("bin/", folder()), ("bin/sh", b"#!"), ("init", b"theirs"), ("etc/hostname", b"theirs")

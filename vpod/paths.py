@@ -2,12 +2,14 @@
 
     VPOD_HOME set                  not set, Linux                  not set, macOS
     $VPOD_HOME/                    ~/.local/share/vpod/            ~/Library/Application Support/vpod/
-    ├── snapshots/                 └── snapshots/                  └── snapshots/
+    ├── snapshots/                 ├── snapshots/                  ├── snapshots/
+    ├── kernels/                   └── kernels/                    └── kernels/
     ├── expanded/                  ~/.cache/vpod/                  ~/Library/Caches/vpod/
-    └── downloads/                 ├── expanded/  downloads/       ├── expanded/  downloads/
+    └── downloads/                 └── expanded/  downloads/       └── expanded/  downloads/
 
 (``XDG_DATA_HOME`` and ``XDG_CACHE_HOME`` move the Linux folders: XDG Base Directory Specification.) What stands under
-``snapshots`` is the user's; the other two can be deleted at any time and fill again by themselves.
+``snapshots`` and ``kernels`` (those built here) is the user's; the other two can be deleted at any time and fill again
+by themselves.
 
 Invariants:
 
@@ -35,7 +37,7 @@ from typing import BinaryIO
 
 from vpod.errors import VpodError
 
-__all__ = ["cache_folder", "download_folder", "home", "locked", "snapshot_folder", "writing"]
+__all__ = ["cache_folder", "download_folder", "home", "kernel_folder", "locked", "snapshot_folder", "writing"]
 
 
 def home() -> Path:
@@ -46,6 +48,11 @@ def home() -> Path:
 def snapshot_folder() -> Path:
     """The folder of named snapshots, made if need be. Raises `VpodError` when it cannot be made or is open to all."""
     return _made(home() / "snapshots")
+
+
+def kernel_folder() -> Path:
+    """The folder of kernels that were built here, made if need be. Raises `VpodError`."""
+    return _made(home() / "kernels")
 
 
 def cache_folder() -> Path:
