@@ -19,7 +19,7 @@ import pytest
 
 from tests import real_snapshots
 from tests.real_snapshots import Made, Unavailable
-from vpod import Sandbox
+from vpod import Sandbox, paths
 
 _NEEDS_GUEST = {"alpine_build", "first_run", "snapshot"}
 
@@ -45,7 +45,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    os.environ["VPOD_HOME"] = str(real_snapshots.own_home(lean=config.getoption("--kernel") == "lean"))
+    lean = config.getoption("--kernel") == "lean"
+    os.environ["VPOD_HOME"] = str(real_snapshots.own_home(lean=lean))
+    if lean and not any(paths.kernel_folder().glob("lean-*.kernel")):
+        raise pytest.UsageError("--kernel lean: there is no such kernel here; first run: vpod-build --kernel lean")
     for name in ("VPOD_SNAPSHOT", "VPOD_REGISTRY", "VPOD_OFFLINE", "VPOD_LOG"):
         os.environ.pop(name, None)
 
