@@ -222,7 +222,7 @@ class TestTerminal:
 
     def test_top_fills_the_screen_of_any_size(self, shell: Terminal) -> None:
         shell.type("top -d 1\r")
-        shell.until("Mem:", "Load average:", "PID", "[kthreadd]")
+        shell.until("Mem:", "Load average:", "PID", "[kworker/")
         shell.resize(40, 100)
         shell.until("[rcu_")  # further down than 24 rows show
         shell.type("q")
