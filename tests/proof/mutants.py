@@ -23,6 +23,7 @@ class Mutation:
 
 
 ARMS, ARITH, AMO, FP = "vpod/_arms.pxd", "vpod/_arith.pxd", "vpod/_exec_amo.pxd", "vpod/_exec_fp.pxd"
+X86 = "vpod/_x86.pxd"
 CSR, TRAP, MMU, CODE = "vpod/_csr.pxd", "vpod/_trap.pxd", "vpod/_mmu.pxd", "vpod/_code.pxd"
 BLOCKS, SOFT, CPU, ISA, ISAGEN = (
     "vpod/_blocks.pxd", "vpod/_softfloat.pxd", "vpod/_cpu.pyx", "vpod/isa.py", "vpod/isagen.py"
@@ -37,6 +38,7 @@ SV39 = "tests/test_core_sv39.py tests/test_core_sv39_rules.py"
 FENCES = "tests/test_core_fences.py tests/test_core_fences_rules.py"
 STATE, PITFALLS = "tests/test_core_state.py", "tests/test_core_pitfalls.py"
 CORNERS, FLOATING = "tests/test_core_corners.py", "tests/test_exec_fp.py"
+ENCODING = "tests/test_x86.py"  # pytest runs it, the core has no part in it
 PROGRAMS = "user seed=1 first=0 programs=500"  # what the first piece of the short form begins with
 COMPRESSED = "encodings sweep=compressed contexts=M"  # a part of a piece of the short form
 
@@ -523,6 +525,71 @@ OUTSIDE = (
     ),
 )  # fmt: skip
 
+ENCODER = (
+    Mutation(
+        "REX has no bit of the index", X86,
+        "(index >> 3) << 1 |", "0 |", ENCODING,
+    ),
+    Mutation(
+        "RBP and R13 go without a displacement of zero", X86,
+        '[base + disp], as short as it can be."""\n    cdef uint32_t mode = 0 if disp == 0 and base & 7 != RBP else',
+        '[base + disp], as short as it can be."""\n    cdef uint32_t mode = 0 if disp == 0 else', ENCODING,
+    ),
+    Mutation(
+        "R12 as a base has no SIB byte", X86,
+        "if base & 7 == RSP:", "if base == RSP:", ENCODING,
+    ),
+    Mutation(
+        "a store of SPL is one of AH", X86,
+        "rex(c, 0, source, 0, base, source >= RSP)", "rex(c, 0, source, 0, base, 0)", ENCODING,
+    ),
+    Mutation(
+        "setcc of SIL is one of DH", X86,
+        "rex(c, 0, 0, 0, to, to >= RSP)", "rex(c, 0, 0, 0, to, 0)", ENCODING,
+    ),
+    Mutation(
+        "immediates from 128 to 255 take a byte", X86,
+        "return <int8_t>value == value", "return <int8_t>value == value or <uint8_t>value == value", ENCODING,
+    ),
+    Mutation(
+        "every negative constant is a sign-extended half", X86,
+        "elif fits32(<int64_t>value):", "elif value >> 63:", ENCODING,
+    ),
+    Mutation(
+        "a 32-bit move to the same register is left out", X86,
+        "if to != source or not wide:", "if to != source:", ENCODING,
+    ),
+    Mutation(
+        "shifts by CL are by one", X86,
+        "op_rr(c, 0xd3, wide, op, to)", "op_rr(c, 0xd1, wide, op, to)", ENCODING,
+    ),
+    Mutation(
+        "VEX's second register isn't inverted", X86,
+        "(~vvvv & 15) << 3 | pp", "(vvvv & 15) << 3 | pp", ENCODING,
+    ),
+    Mutation(
+        "VEX reaches the lower eight of the last register only", X86,
+        "(0 if rm & 8 else 0x20)", "0x20", ENCODING,
+    ),
+    Mutation(
+        "eight bytes are room enough", X86,
+        "if c.end - c.at < MAX_LENGTH:", "if c.end - c.at < 8:", ENCODING,
+    ),
+    Mutation(
+        "a jump is written where there is no room", X86,
+        "    if not room(c):\n        return NULL\n    put8(c, 0xe9)", "    room(c)\n    put8(c, 0xe9)", ENCODING,
+    ),
+    Mutation(
+        "a patched jump counts from its offset", X86,
+        "offset = <int32_t>(target - (place + 4))", "offset = <int32_t>(target - place)", ENCODING,
+    ),
+    Mutation(
+        "less and greater or equal are exchanged", X86,
+        "CC_L = 12\n    CC_GE = 13", "CC_L = 13\n    CC_GE = 12", ENCODING,
+    ),
+)  # fmt: skip
+
 MUTATIONS = (
-    *INTEGERS, *ATOMIC, *DECODING, *REGISTERS, *TRAPPING, *PROTECTION, *TRANSLATION, *CACHES, *FLOATS, *OUTSIDE
+    *INTEGERS, *ATOMIC, *DECODING, *REGISTERS, *TRAPPING, *PROTECTION, *TRANSLATION, *CACHES, *FLOATS, *OUTSIDE,
+    *ENCODER
 )  # fmt: skip

@@ -38,7 +38,8 @@ SECONDS = 300  # that a catcher may take, several times what it needs: a mutant 
 HEAD = """# Mutations: faults that the proof notices
 
 Each row is one fault put into the core on purpose, built, and given to what the short form of `python -m tests.proof`
-runs (its target `builds` runs the directed tests): the last column is the first test that failed, or how the run ended.
+runs (its target `builds` runs the directed tests), or, if it is the encoder's, to `tests/test_x86.py`: the last column
+is the first test that failed, or how the run ended.
 Made by `python -m tests.proof.mutations --write`; the changes themselves are in `tests/proof/mutants.py`.
 
 """
