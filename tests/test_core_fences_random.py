@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import pytest
 from machine_code import ONES, RAM, STEP, Hart, PageTables, S, Trap, U, assemble
 
+from vpod._cpu import TLB_ENTRIES
+
 SUM, MXR = 1 << 18, 1 << 19
 PAGE, MEGA = 0x1000, 0x20_0000
 FRAMES = RAM + 4 * MEGA  # physical: what the pages show
@@ -27,8 +29,8 @@ PLACED = {  # the page at STEP, written once: a write to code would make the cor
     source: 4 * n for n, source in enumerate((*SOURCES.values(), *FENCES, "csrw satp, a2"))
 }
 RIGHTS = ["", "vr", "vrw", "vx", "vrx", *["vrwx", "vrwxa", "vrwxad"] * 3, "vrad", "vrwad"]
-LOW = [0x1_0000_0000 + 256 * PAGE * n for n in range(2)]  # one set of the TLB
-HIGH = [-(1 << 38) + at & ONES for at in (0, 256 * PAGE)]
+LOW = [0x1_0000_0000 + TLB_ENTRIES * PAGE * n for n in range(2)]  # one set of the TLB
+HIGH = [-(1 << 38) + at & ONES for at in (0, TLB_ENTRIES * PAGE)]
 SUPER = [0x2_0000_0000, -(1 << 38) + (1 << 30) & ONES]
 STEPS = 400
 

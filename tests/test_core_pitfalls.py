@@ -422,9 +422,9 @@ def test_a_missing_page_is_not_remembered(source: str) -> None:
 def test_code_that_was_unmapped_without_a_fence_and_cut_short_by_the_budget(budget: int) -> None:
     """The block is still in the jump cache and its page no longer in the TLB: a part of it can't be fetched."""
     hart, tables = paged()
-    tables.map(VA, CODE, "vrxad").map(VA + 256 * PAGE, DATA)
+    tables.map(VA, CODE, "vrxad").map(VA + _cpu.TLB_ENTRIES * PAGE, DATA)
     hart.cpu.write(CODE, assemble("nop; nop; nop; j .").code)
-    hart.set(pc=VA, a2=VA + 256 * PAGE).cpu.run(100)
+    hart.set(pc=VA, a2=VA + _cpu.TLB_ENTRIES * PAGE).cpu.run(100)
     tables.map(VA, CODE, "")
     assert hart.step("ld a1, 0(a2)") is None  # takes its place in the TLB
     hart.set(pc=VA).cpu.run(budget)
@@ -603,12 +603,12 @@ def test_a_load_and_a_store_that_share_a_place_in_the_tlb() -> None:
 
 def test_a_crossing_access_whose_pages_share_a_place_with_the_code() -> None:
     hart, tables = paged()
-    tables.map(VA - PAGE, DATA).map(VA, DATA + PAGE).map(VA + 256 * PAGE, CODE, "vrxad").map(
-        VA + 255 * PAGE, CODE, "vrxad"
+    tables.map(VA - PAGE, DATA).map(VA, DATA + PAGE).map(VA + _cpu.TLB_ENTRIES * PAGE, CODE, "vrxad").map(
+        VA + (_cpu.TLB_ENTRIES - 1) * PAGE, CODE, "vrxad"
     )
     hart.cpu.write(CODE, assemble("sd a1, 0(a2); ld a0, 0(a2); ret").code)
     for turn in range(20):
-        hart.set(ra=RAM + 0x4000, pc=VA + (255 + turn % 2) * PAGE, a1=turn << 32 | turn, a2=VA - 4)
+        hart.set(ra=RAM + 0x4000, pc=VA + (_cpu.TLB_ENTRIES - 1 + turn % 2) * PAGE, a1=turn << 32 | turn, a2=VA - 4)
         hart.cpu.run(3)
         assert hart.cpu.pc == RAM + 0x4000
         assert hart.x("a0") == turn << 32 | turn

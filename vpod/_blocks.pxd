@@ -110,6 +110,29 @@ cdef inline void fill_block(Hart* h, Block* block, uint8_t* code, uint32_t room,
     i.offset = at
     i.length = 0
 
+cdef inline Block* new_block(Hart* h, uint64_t pa) noexcept nogil:
+    """Decode the block at a physical address, of which the page is RAM and may be executed; NULL if the arena is full, or if its first
+    instruction crosses into another page."""
+    cdef Block* block = <Block*>(h.arena + h.arena_used)
+    cdef Block** slot = hash_slot(h, pa)
+    cdef uint8_t* code = h.ram + (pa - RAM_BASE)
+    cdef uint32_t room = PAGE_SIZE - <uint32_t>(pa & (PAGE_SIZE - 1))
+    if (h.arena_used + sizeof(Block) + (MAX_BLOCK + 1) * sizeof(Insn) + sizeof(CodePage) > ARENA_SIZE
+            or room == 2 and code[0] & 3 == 3):
+        return NULL
+    fill_block(h, block, code, room, MAX_BLOCK)
+    h.arena_used += sizeof(Block) + block.count * sizeof(Insn)
+    block.pa = pa
+    block.translations = NULL
+    block.heat = h.threshold
+    if h.counting != NULL:
+        block.first = block.insns[0].run
+        block.insns[0].run = h.counting
+    block.hash_next = slot[0]
+    slot[0] = block
+    mark_code(h, block)
+    return block
+
 cdef inline Block* scratch_block(Hart* h, uint8_t* code, uint32_t room, uint32_t limit) noexcept nogil:
     cdef Block* block = <Block*>h.scratch
     block.pa = NONE                                      # never linked, never entered anywhere
@@ -146,7 +169,6 @@ cdef inline Block* find_block(Hart* h, uint32_t limit) noexcept nogil:
     cdef uint32_t mode = fetch_mode(h)
     cdef TlbEntry* e = &h.tlb[mode][(pc >> PAGE_SHIFT) & (TLB_SIZE - 1)]
     cdef Block* block
-    cdef Block** slot
     cdef JumpEntry* entry
     if e.exec_tag != pc & ~<uint64_t>(PAGE_SIZE - 1):
         if not translate(h, pc, EXECUTE, mode, 2, &pa):
@@ -159,20 +181,14 @@ cdef inline Block* find_block(Hart* h, uint32_t limit) noexcept nogil:
     if limit:
         return scratch_block(h, h.ram + offset, room, limit)
     pa = offset + RAM_BASE
-    slot = hash_slot(h, pa)
-    block = slot[0]
+    block = hash_slot(h, pa)[0]
     while block != NULL and block.pa != pa:
         block = block.hash_next
     if block == NULL:
-        if h.arena_used + sizeof(Block) + (MAX_BLOCK + 1) * sizeof(Insn) + sizeof(CodePage) > ARENA_SIZE:
-            drop_all(h)
-        block = <Block*>(h.arena + h.arena_used)
-        fill_block(h, block, h.ram + offset, room, MAX_BLOCK)
-        h.arena_used += sizeof(Block) + block.count * sizeof(Insn)
-        block.pa = pa
-        block.hash_next = slot[0]
-        slot[0] = block
-        mark_code(h, block)
+        block = new_block(h, pa)
+    if block == NULL:
+        drop_all(h)
+        block = new_block(h, pa)
     entry = jump_entry(h, pc)
     entry.tag = pc
     entry.block = block

@@ -24,7 +24,22 @@ cdef inline JumpEntry* jump_entry(Hart* h, uint64_t pc) noexcept nogil:
     """
     return &h.jump[h.priv][((pc >> PAGE_SHIFT) & 63) << 6 | ((pc >> 1) ^ (pc >> 7)) & 63]
 
+cdef inline void land_flush(Hart* h) noexcept nogil:
+    """Forget where indirect jumps lead in translated code, and through which page-crossing links it may go."""
+    cdef int key
+    for key in range(KEYS):
+        if h.landed >> key & 1:
+            memset(h.landing[key], 0xff, sizeof(h.landing[key]))
+    h.landed = 0
+
+cdef inline void new_generation(Hart* h, uint32_t priv) noexcept nogil:
+    """A virtual pc of this privilege may mean another physical one from now on."""
+    h.generations += 1
+    h.generation[priv] = h.generations
+    land_flush(h)
+
 cdef inline void jump_flush_mode(Hart* h, uint32_t priv) noexcept nogil:
+    new_generation(h, priv)
     if h.jumped >> priv & 1:
         memset(h.jump[priv], 0xff, sizeof(h.jump[priv]))
         h.jumped &= ~(<uint32_t>1 << priv)
@@ -35,6 +50,8 @@ cdef inline void jump_flush(Hart* h) noexcept nogil:
     jump_flush_mode(h, PRIV_M)
 
 cdef inline void jump_flush_page(Hart* h, uint64_t va) noexcept nogil:
+    new_generation(h, PRIV_U)
+    new_generation(h, PRIV_S)
     memset(&h.jump[PRIV_U][((va >> PAGE_SHIFT) & 63) << 6], 0xff, 64 * sizeof(JumpEntry))
     memset(&h.jump[PRIV_S][((va >> PAGE_SHIFT) & 63) << 6], 0xff, 64 * sizeof(JumpEntry))
 
@@ -44,11 +61,37 @@ cdef inline void jump_flush_page(Hart* h, uint64_t va) noexcept nogil:
 cdef inline Block** hash_slot(Hart* h, uint64_t pa) noexcept nogil:
     return &h.block_hash[((pa >> 1) ^ (pa >> 17)) & (HASH_SIZE - 1)]
 
+cdef inline void unlink(Link* link) noexcept nogil:
+    """The link leads nowhere any more: the code behind it leaves by its exit."""
+    if link.leads_to == NULL:
+        return
+    if link.previous != NULL:
+        link.previous.next = link.next
+    else:
+        link.leads_to.incoming = link.next
+    if link.next != NULL:
+        link.next.previous = link.previous
+    link.leads_to = NULL
+    link.target = link.stub
+    if link.far:
+        (<FarLink*>link).page_va = NONE
+
+cdef inline void isolate(Translation* t) noexcept nogil:
+    """No link leads to the translation any more."""
+    while t.incoming != NULL:
+        unlink(t.incoming)
+
 cdef inline void drop_page(Hart* h, uint64_t page) noexcept nogil:
     """Forget all blocks of a RAM page, by number."""
     cdef Block* block = h.code_pages[page].blocks
     cdef Block** at
+    cdef Translation* t
     while block != NULL:
+        t = block.translations
+        while t != NULL:
+            isolate(t)
+            t.dropped = 1
+            t = t.next
         at = hash_slot(h, block.pa)
         while at[0] != block:
             at = &at[0].hash_next
@@ -82,4 +125,6 @@ cdef inline void drop_all(Hart* h) noexcept nogil:
             block = block.hash_next
         h.block_hash[n] = NULL
     h.arena_used = 0
+    h.code_dropped = 1
+    h.exit_link = NULL
     jump_flush(h)

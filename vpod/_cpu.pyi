@@ -1,12 +1,15 @@
 """The core's face: see _cpu.pyx."""
 
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from typing_extensions import Buffer
+
+from vpod.tier import Tier
 
 EXIT_BUDGET: Final = 0
 EXIT_WFI: Final = 1
 EXIT_STOP: Final = 2
+TLB_ENTRIES: Final[int]
 SAVED_CSRS: Final[dict[str, int]]
 
 class _Bus(Protocol):
@@ -14,13 +17,15 @@ class _Bus(Protocol):
     def write(self, address: int, size: int, value: int, /) -> None: ...
 
 class Cpu:
-    def __init__(self, bus: _Bus | None, ram_size: int, ram_fd: int = -1) -> None: ...
+    def __init__(self, bus: _Bus | None, ram_size: int, ram_fd: int = -1, tier: Tier | None = None) -> None: ...
     pc: int
     priv: int
     mtime: int
     mtimecmp: int
     @property
     def instret(self) -> int: ...
+    @property
+    def translator(self) -> dict[str, Any] | None: ...
     @property
     def ram_size(self) -> int: ...
     def reset(self) -> None: ...

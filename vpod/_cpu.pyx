@@ -29,13 +29,16 @@ from vpod._code cimport *
 from vpod._csr cimport *
 from vpod._decode cimport *
 from vpod._hart cimport *
+from vpod._jit cimport jit_free, jit_new
 from vpod._mmu cimport *
+from vpod._translator cimport Jit
 from vpod._trap cimport *
 
 import json
 
 from vpod.bus import AccessFault
 from vpod.errors import SnapshotDamaged
+from vpod.tier import Tier
 
 cdef extern from *:
     """
@@ -63,6 +66,7 @@ cdef enum Exit:
 EXIT_BUDGET = LOOP_BUDGET
 EXIT_WFI = LOOP_WFI
 EXIT_STOP = LOOP_STOP
+TLB_ENTRIES = TLB_SIZE                 # pages this far apart share a place in the TLB: for tests
 
 cdef extern from *:
     """
@@ -185,13 +189,14 @@ cdef class Memory:
 cdef class Cpu:
     """One RV64GC hart and its RAM. Parameters: `bus`, with read(address, size) and write(address, size, value), asked for every
     access outside RAM; `ram_size` in bytes, a multiple of 4096 from 4096 to 4 GiB; `ram_fd`, a file of that size whose pages are mapped
-    privately (-1: zeros). Raises ValueError for a bad size and MemoryError when the RAM can't be mapped."""
+    privately (-1: zeros); `tier`, a `vpod.tier.Tier` (None: as the environment chooses). Raises ValueError for a bad size and MemoryError
+    when the RAM can't be mapped."""
 
     cdef Hart* h
     cdef object bus
     cdef Memory memory
 
-    def __cinit__(self, bus, ram_size, int ram_fd=-1):
+    def __cinit__(self, bus, ram_size, int ram_fd=-1, tier=None):
         if not PAGE_SIZE <= ram_size <= 4 << 30 or ram_size % PAGE_SIZE:
             raise ValueError(f"RAM of {ram_size} bytes: it must be a multiple of 4096, at most 4 GiB")
         self.bus = bus
@@ -207,10 +212,15 @@ cdef class Cpu:
         fill_arms(self.h.arms)
         if self.h.code_pages == NULL or self.h.block_hash == NULL or self.h.arena == NULL:
             raise MemoryError("cannot allocate the tables of decoded code")
+        if tier is None:
+            tier = Tier.chosen()
+        if tier.translate:                             # where it can't be, the interpreter does it all
+            jit_new(self.h, tier.memory, tier.trace, tier.landings, tier.at_once)
         self.reset()
 
     def __dealloc__(self):
         if self.h != NULL:
+            jit_free(self.h)
             if self.h.arena != NULL:
                 munmap(self.h.arena, ARENA_SIZE)
             free(self.h.code_pages)
@@ -239,6 +249,7 @@ cdef class Cpu:
         h.trap_pending = h.mmio_state = h.waiting = 0
         h.countdown = h.retired_base = h.budget = 0
         h.stop_request = 0
+        h.landed = (1 << KEYS) - 1                              # as below
         h.jumped = 1 << PRIV_U | 1 << PRIV_S | 1 << PRIV_M      # new tables aren't empty: zero is an address
         pmp_update(h)
         tlb_flush(h)
@@ -385,6 +396,19 @@ cdef class Cpu:
     def instret(self):
         """Instructions retired since the hart was made, whatever the guest wrote to minstret."""
         return self.h.retired_base - self.h.countdown
+
+    @property
+    def translator(self):
+        """What the translator did so far, or None where there is none: `translations` made, of how many `bytes` of guest code, in how
+        many `nanoseconds`; `regions` of memory begun anew; translations `moved`; and `arms`, by op, the calls of the interpreter's."""
+        cdef Jit* j = <Jit*>self.h.jit
+        if j == NULL:
+            return None
+        return {
+            "translations": j.counters.translations, "bytes": j.counters.bytes, "nanoseconds": j.counters.nanoseconds,
+            "regions": j.counters.regions, "moved": j.counters.moved,
+            "arms": {op: j.counters.arms[op] for op in range(256) if j.counters.arms[op]},
+        }
 
     @property
     def mtime(self):

@@ -44,11 +44,13 @@ cdef enum:
 cdef enum:
     PAGE_SHIFT = 12
     PAGE_SIZE = 4096
-    TLB_SIZE = 256
+    TLB_SIZE = 1024
     TLB_MODES = 4              # U, S, S with SUM, M (and every bare access)
     JUMP_SIZE = 4096
     PMP_ENTRIES = 16
     X0_SINK = 32
+    KEYS = 8                   # of translations
+    LANDINGS = 1024
 
 cdef enum:                     # exception causes, privileged specification, table "mcause values after trap"
     CAUSE_FETCH_MISALIGNED = 0
@@ -103,11 +105,57 @@ cdef struct TlbEntry:          # a tag that can't match (~0) makes the access mi
     uint64_t exec_tag
     uint64_t addend            # host address minus virtual address
 
+cdef struct Window:            # the page that accesses off one base register hit last: a TLB entry before the TLB, for translated code
+    uint64_t read_tag
+    uint64_t write_tag
+    uint64_t addend
+    uint64_t unused
+
+cdef struct Block
+cdef struct Translation
+
+cdef struct Link:              # where a jump out of translated code goes; the code jumps through it and never changes
+    uint8_t* target            # host code: `stub` until it is linked
+    uint8_t* stub
+    Translation* source
+    Translation* leads_to
+    Link* next                 # of those that lead to the same translation
+    Link* previous
+    Link* sibling              # of the same source
+    int32_t offset             # of the guest's target from the page that the jump is in
+    bint far                   # that is another page: this is a FarLink
+
+cdef struct FarLink:
+    Link link
+    uint64_t page_va           # the page it starts from, and the generation, for which it holds
+    uint64_t generation
+    uint64_t next_page_va      #   and the page it leads to
+
+cdef struct Translation:
+    Block* block
+    uint8_t* entry             # host code
+    Translation* next          # the same block's for another key
+    Link* incoming
+    Link* links                # its own
+    Translation* neighbour     # in the same region of the memory for code
+    uint64_t pa
+    uint32_t count             # instructions of the whole trace
+    uint32_t key               # what of the hart's mode the code depends on: see _jit.pyx
+    uint32_t region            # which region of the memory for code it is in
+    bint dropped               # its block was, or it was made anew elsewhere
+
+cdef struct Landing:           # of indirect jumps: virtual pc → host code, one table for each key
+    uint64_t tag
+    uint8_t* code
+
 cdef struct Block:
     uint64_t pa                # physical address of the first instruction
     Block* hash_next
     Block* page_next           # the other blocks of this physical page
     Block* link[2]             # successors within the same page: 0 falls through, 1 taken
+    Translation* translations
+    Arm first                  # what insns[0].run was before it became the arm that counts, or that enters translated code
+    uint32_t heat              # entries left until it is translated
     uint32_t count             # instructions
     uint32_t size              # bytes
     Insn insns[1]              # `count` of them and a terminator
@@ -193,3 +241,25 @@ cdef struct Hart:
     Block* block               #   and the block
     JumpEntry jump[PRIV_M + 1][JUMP_SIZE]      # by privilege
     uint64_t scratch[80]       # a Block that is used once: page-crossing or cut short
+
+    # translated code
+    uint64_t page_va           # while it runs: the virtual address of its page
+    uint64_t generation[PRIV_M + 1]    # by privilege; moves on whenever a virtual pc may mean another physical one
+    uint64_t running_generation        # that of the present privilege
+    uint32_t running_key               # of the translation that was entered last from outside
+    uint64_t generations               # the last one given out
+    Link* exit_link            # the link through which the code was left, to be linked with what runs next; NULL: none
+    uint64_t group_addend      # kept while a helper runs
+    uint32_t status            # how a helper ended, a Status
+    uint32_t resumed           # an arm called from translated code came to its end
+    uint32_t host_mxcsr
+    uint32_t guest_mxcsr
+    uint8_t flags_of[64]       # MXCSR's flags → fflags
+    void* jit                  # a Jit of _jit.pyx; NULL: no translator
+    Arm counting               # stands in front of cold blocks; NULL: no translator
+    uint32_t threshold         # entries of a block before it is translated
+    uint32_t code_dropped      # all decoded blocks were dropped: translations too must go
+    uint32_t landed            # a bit for each key whose table has entries
+    Window window[TLB_MODES][32]
+    void* helpers[8]
+    Landing landing[KEYS][LANDINGS]

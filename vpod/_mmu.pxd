@@ -157,8 +157,12 @@ cdef inline void update_mode(Hart* h) noexcept nogil:
         h.data_mode = MODE_S_SUM if h.mstatus & STATUS_SUM else MODE_S
     h.data_tlb = h.tlb[h.data_mode]
 
+cdef inline void windows_flush(Hart* h) noexcept nogil:
+    memset(h.window, 0xff, sizeof(h.window))
+
 cdef inline void tlb_flush(Hart* h) noexcept nogil:
     memset(h.tlb, 0xff, sizeof(h.tlb))
+    windows_flush(h)
     h.super_low[0] = h.super_low[1] = NONE
     h.super_high[0] = h.super_high[1] = 0
     h.local_supervisor = 0
@@ -169,6 +173,7 @@ cdef inline void tlb_flush_local(Hart* h) noexcept nogil:
     if h.local_supervisor:
         tlb_flush(h)
         return
+    windows_flush(h)
     memset(h.tlb[MODE_U], 0xff, sizeof(h.tlb[MODE_U]))
     memset(h.tlb[MODE_S_SUM], 0xff, sizeof(h.tlb[MODE_S_SUM]))
     jump_flush_mode(h, PRIV_U)
@@ -179,6 +184,7 @@ cdef inline void tlb_flush_page(Hart* h, uint64_t va) noexcept nogil:
     if h.super_low[va >> 63] <= va <= h.super_high[va >> 63]:
         tlb_flush(h)
         return
+    windows_flush(h)
     for mode in range(MODE_M):
         memset(&h.tlb[mode][(va >> PAGE_SHIFT) & (TLB_SIZE - 1)], 0xff, sizeof(TlbEntry))
     jump_flush_page(h, va)
@@ -187,6 +193,7 @@ cdef inline void tlb_forbid_writes(Hart* h, uint64_t page) noexcept nogil:
     """Make every store to a RAM page (by number) miss from now on: something was decoded from it."""
     cdef uint64_t host = <uint64_t>(h.ram + (page << PAGE_SHIFT))
     cdef int mode, n
+    windows_flush(h)
     for mode in range(TLB_MODES):
         for n in range(TLB_SIZE):
             if h.tlb[mode][n].write_tag != NONE and h.tlb[mode][n].write_tag + h.tlb[mode][n].addend == host:

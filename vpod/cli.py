@@ -37,7 +37,8 @@ _EPILOG: Final = """\
 vpod NAME[:TAG] is short for vpod start NAME[:TAG]; vpod alone starts the default snapshot, which is made first if
 there is none. In a terminal session Ctrl-] three times within a second ends it even if the guest hangs.
 
-environment: VPOD_HOME, VPOD_SNAPSHOT, VPOD_REGISTRY, VPOD_SOURCES, VPOD_DEBIAN_MIRROR, VPOD_OFFLINE=1, VPOD_LOG
+environment: VPOD_HOME, VPOD_SNAPSHOT, VPOD_REGISTRY, VPOD_SOURCES, VPOD_DEBIAN_MIRROR, VPOD_OFFLINE=1, VPOD_LOG,
+  VPOD_JIT (0 interprets, 1 translates hot code, force translates all), VPOD_JIT_MEMORY=64M
 exit codes:  the guest's own; 2 usage, 124 time-out, 125 vpod failed, 126/127 as in a shell, 130 interrupted
 """
 

@@ -17,6 +17,7 @@
     │   ├── SourceUnreachable     no place that was tried has it; lists them all
     │   └── VerificationFailed    it came, but its digest or signature is wrong
     ├── BuildError                a step of a build failed
+    ├── SettingError              an argument or environment variable has a value that can't be (also a ValueError)
     └── ProgramError              a bare-metal program can't be loaded, or broke the host interface
 
 A message says what was wrong, with which input, and what to do about it.
@@ -91,6 +92,10 @@ class VerificationFailed(SourceError):
 
 class BuildError(VpodError):
     """A step of a build failed."""
+
+
+class SettingError(VpodError, ValueError):
+    """An argument or an environment variable has a value that can't be; the message names it and what can."""
 
 
 class ProgramError(VpodError, ValueError):

@@ -46,6 +46,7 @@ from typing import Final
 from vpod import protocol, wire
 from vpod.client import Client, Deliver
 from vpod.errors import AgentError, GuestStopped, SandboxClosed, SandboxError, WorkerDied
+from vpod.tier import Tier
 
 __all__ = ["MAX_UNSENT", "Link", "worker_command"]
 
@@ -71,10 +72,13 @@ def worker_command() -> list[str]:
 class Link:
     """One worker process and the conversation with its guest's agent. Safe to use from any thread.
 
-    `command` is for tests that put something else in the worker's place. `WorkerDied` if no process can be started.
+    `command` is for tests that put something else in the worker's place; `tier` says how guest code is run (``None``:
+    as the environment has it). `WorkerDied` if no process can be started, `SettingError` if the environment
+    asks nonsense.
     """
 
-    def __init__(self, command: Sequence[str] | None = None) -> None:
+    def __init__(self, command: Sequence[str] | None = None, tier: Tier | None = None) -> None:
+        environment = (tier or Tier.chosen()).environment()
         self._client = Client()
         self._lock = threading.RLock()  # guards the client and what is unsent
         self._unsent = bytearray()
@@ -89,7 +93,7 @@ class Link:
         os.set_blocking(self._wake_write, False)
         self._socket, theirs = socket.socketpair()
         try:
-            self._pid = _spawn(worker_command() if command is None else command, theirs)
+            self._pid = _spawn(worker_command() if command is None else command, theirs, environment)
         except OSError as error:
             self._close_descriptors()
             raise WorkerDied(f"no worker process could be started: {error}") from error
@@ -335,8 +339,8 @@ class Link:
         self._close_descriptors()
 
 
-def _spawn(command: Sequence[str], theirs: socket.socket) -> int:
-    """Start the worker with `theirs` as its descriptor 0; return its process id."""
+def _spawn(command: Sequence[str], theirs: socket.socket, chosen: dict[str, str]) -> int:
+    """Start the worker with `theirs` as its descriptor 0 and `chosen` in its environment; return its process id."""
     spare = -1
     descriptor = theirs.fileno()
     if descriptor <= 2:  # the caller has closed a standard descriptor, and `dup2` onto itself would do nothing
@@ -347,7 +351,7 @@ def _spawn(command: Sequence[str], theirs: socket.socket) -> int:
         (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
         (os.POSIX_SPAWN_OPEN, 2, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
     ]
-    environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    environment = chosen | {name: os.environ[name] for name in _INHERITED if name in os.environ}
     try:
         return os.posix_spawn(command[0], list(command), environment, file_actions=actions, setpgroup=0, setsigmask=[])
     finally:

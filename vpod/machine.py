@@ -47,6 +47,7 @@ from vpod.devices.virtio.console import Console, Port
 from vpod.devices.virtio.entropy import Entropy
 from vpod.devices.virtio.mmio import EmptySlot, VirtioMmio
 from vpod.errors import SnapshotDamaged, SnapshotError
+from vpod.tier import Tier
 
 if TYPE_CHECKING:
     from vpod.devices.virtio.block import Disk
@@ -105,19 +106,22 @@ class _BoardBus(Bus):
 
 
 class Machine:
-    """A whole computer. `memory` is in bytes, 64 MiB to 4 GiB in whole MiB; `disk` is its block device, if any.
+    """A whole computer. `memory` is in bytes, 64 MiB to 4 GiB in whole MiB; `disk` is its block device, if any; `tier`
+    says how guest code is run (``None``: as the environment has it).
 
     Streams: `uart` and `console` are terminals (``ttyS0``, ``hvc0``), `agent` is the port ``vpod.agent``. Each has
     ``output``, a callable that gets bytes, ``send(bytes)`` and ``pending``.
     """
 
-    def __init__(self, memory: int = 256 << 20, disk: Disk | None = None, *, ram_fd: int = -1) -> None:
+    def __init__(
+        self, memory: int = 256 << 20, disk: Disk | None = None, *, ram_fd: int = -1, tier: Tier | None = None
+    ) -> None:
         if not MIN_MEMORY <= memory <= MAX_MEMORY or memory % (1 << 20):
             raise ValueError(f"memory: {memory} bytes; whole MiB from {MIN_MEMORY >> 20} to {MAX_MEMORY >> 20} are had")
         self.memory = memory
         self.stopped: str | None = None
         self.bus = _BoardBus()
-        self.cpu = Cpu(self.bus, memory, ram_fd)
+        self.cpu = Cpu(self.bus, memory, ram_fd, tier)
         self.bus.stop = self.cpu.stop
         self.ram = Ram(self.cpu, memory)
         self._panics = (_PanicWatch(), _PanicWatch())  # of the UART and of the console port

@@ -31,6 +31,7 @@ from vpod.client import Greeting, check_environment, run_request
 from vpod.errors import AgentError, SandboxError
 from vpod.link import Link
 from vpod.protocol import Kind
+from vpod.tier import Jit, Tier
 
 if TYPE_CHECKING:
     from vpod.code import Code
@@ -64,21 +65,24 @@ class Sandbox:
         timeout: float = START_TIMEOUT,
         progress: Callable[[int, int], None] | None = None,
         quiet: bool = False,
+        jit: Jit = None,
     ) -> Sandbox:
         """Start a sandbox from `snapshot`: ``NAME[:TAG]``, or the path of a ``.snap`` file.
 
         ``None`` is the default snapshot. One that is not on this machine is fetched or made first, which takes minutes;
         `progress` then hears of bytes done and of all there are, and a build reports to standard error unless it is to
         be `quiet`. `env` holds variables for the session, for every command and for the Python runner. `timeout` is how
-        many seconds the guest may take to report ready once its snapshot is there.
+        many seconds the guest may take to report ready once its snapshot is there. `jit` says how guest code is run:
+        ``True`` translates what is hot, ``False`` interprets, ``"force"`` translates all; ``None`` leaves that to the
+        environment variable ``VPOD_JIT``.
 
         Raises `SnapshotNotFound`, `SnapshotDamaged`, `SnapshotTooNew`; `BuildError`, `SourceError` and `RegistryError`
         when a snapshot must be made or fetched and can't be; `WorkerDied`, `GuestStopped`, `AgentError` when it doesn't
-        start; `ValueError` for an `env` that no process can have.
+        start; `ValueError` for an `env` that no process can have; `SettingError`, one too, for another `jit`.
         """
         variables = dict(env or {})
         check_environment(variables)
-        link = Link()  # first, so that the worker starts up while the snapshot is looked up
+        link = Link(tier=Tier.chosen(jit))  # first, so that the worker starts up while the snapshot is looked up
         try:
             from vpod import snapshots
 

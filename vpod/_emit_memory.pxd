@@ -1,0 +1,270 @@
+"""Loads and stores as x86-64: the window of the base register, the TLB behind it, and the helpers behind that.
+
+A *window* (`Hart.window`, by data mode and base register) is a copy of the TLB entry that accesses off this register hit last. Its compare is
+the whole check, as the interpreter's: page and alignment in one. Neither of its fields depends on the address, so a load's value
+depends on its base by one instruction.
+
+    lea rcx, [base + imm]; and rcx, ~0xff8; cmp rcx, [window.read_tag]; jne miss
+    mov rdx, [window.addend]; mov rd, [base + rdx + imm]
+
+Several accesses off one unchanged base are a *group*: its first and last byte are compared, and the accesses are one instruction each. If they
+are not all in one page, a copy of these instructions behind the translation checks each of them.
+
+A miss refills the window from the TLB and tries again; if that misses too, C does the access, with the page tables, PMP, devices and
+decoded code, and may say that the instruction faults. Windows are emptied with the TLB.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+
+from vpod._decode cimport *
+from vpod._hart cimport *
+from vpod._translator cimport *
+from vpod._x86 cimport *
+
+cdef enum:
+    GROUP_MIN = 3              # accesses: with fewer, a check each costs no more
+    GROUP_REACH = 32           # instructions
+    GROUP_SPAN = 1024          # bytes
+
+cdef struct Place:             # where an access is
+    int base
+    int index                  # -1: none
+    int32_t disp
+    Out* out                   # its miss; NULL if there can't be one
+
+cdef inline bint is_load(int op) noexcept nogil:
+    return op == OP_LB or op == OP_LBU or op == OP_LH or op == OP_LHU or op == OP_LW or op == OP_LWU or op == OP_LD
+
+cdef inline bint is_store(int op) noexcept nogil:
+    return op == OP_SB or op == OP_SH or op == OP_SW or op == OP_SD
+
+cdef inline bint is_float_load(int op) noexcept nogil:
+    return op == OP_FLW or op == OP_FLD
+
+cdef inline bint is_float_store(int op) noexcept nogil:
+    return op == OP_FSW or op == OP_FSD
+
+cdef inline int log_size(int op) noexcept nogil:
+    if op == OP_LB or op == OP_LBU or op == OP_SB: return 0
+    elif op == OP_LH or op == OP_LHU or op == OP_SH: return 1
+    elif op == OP_LW or op == OP_LWU or op == OP_SW or op == OP_FLW or op == OP_FSW: return 2
+    else: return 3
+
+cdef inline void emit_address(Code* c, Insn* i) noexcept nogil:
+    """rs1 + imm into RAX."""
+    if PINS[i.rs1] >= 0:
+        if i.imm:
+            lea_rm(c, 1, RAX, PINS[i.rs1], i.imm)
+        else:
+            mov_rr(c, 1, RAX, PINS[i.rs1])
+    else:
+        fetch(c, RAX, i.rs1)
+        if i.imm:
+            alu_ri(c, ADD, 1, RAX, i.imm)
+
+cdef inline bint is_access(Jit* j, int op) noexcept nogil:
+    """A load or store that is emitted here, and not left to its arm."""
+    return is_load(op) or is_store(op) or j.fp and (is_float_load(op) or is_float_store(op))
+
+cdef inline bint writes(int op) noexcept nogil:
+    return is_store(op) or is_float_store(op)
+
+cdef inline void emit_window(Hart* h, Jit* j, Insn* i, Place* place, int left) noexcept nogil:
+    """Check the access, unless its group was. `place` says where it is then: [base + RDX + imm], or [RAX]; RCX is lost."""
+    cdef Code* c = &j.code
+    cdef Window* w = &h.window[j.key & 3][i.rs1]
+    cdef bint inside = j.step <= j.group.last
+    cdef uint8_t* start = c.at
+    place.out = NULL
+    place.base = use(c, i.rs1, RAX)
+    place.disp = i.imm
+    place.index = RDX
+    if inside and i.rs1 == j.group.base:
+        return
+    lea_rm(c, 1, RCX, place.base, i.imm)
+    alu_ri(c, AND, 1, RCX, -PAGE_SIZE | ((1 << log_size(i.op)) - 1))
+    alu_rm(c, CMP, 1, RCX, RBP, off(h, &w.write_tag) if writes(i.op) else off(h, &w.read_tag))
+    place.out = out_of_line(j, OUT_STORE if writes(i.op) else OUT_LOAD, jump_cc(c, CC_NE), i, left)
+    place.out.back = start                                   # a refilled window is compared again
+    if inside:                                               # RDX is the group's
+        lea_rm(c, 1, RAX, place.base, i.imm)
+        alu_rm(c, ADD, 1, RAX, RBP, off(h, &w.addend))
+        place.base = RAX
+        place.disp = 0
+        place.index = -1
+    else:
+        mov_rm(c, 1, RDX, RBP, off(h, &w.addend))
+
+cdef inline void at_place(Code* c, uint32_t op, bint wide, int reg, Place* place) noexcept nogil:
+    """`op` with the memory at `place`."""
+    if place.index < 0:
+        op_rm(c, op, wide, reg, place.base, place.disp)
+    else:
+        op_rx(c, op, wide, reg, place.base, place.index, 0, place.disp)
+
+cdef inline void over(Code* c, Place* place) noexcept nogil:
+    """The access is done."""
+    if place.out != NULL:
+        place.out.done = c.at
+
+cdef inline void emit_load(Hart* h, Jit* j, Insn* i, int left) noexcept nogil:
+    cdef Code* c = &j.code
+    cdef int op = i.op, d = RAX if i.rd == X0_SINK else into(i.rd, RAX)
+    cdef uint32_t code = OP_MOV_LOAD
+    cdef Place place
+    emit_window(h, j, i, &place, left)
+    if op == OP_LB: code = OP_MOVSX8
+    elif op == OP_LBU: code = OP_MOVZX8
+    elif op == OP_LH: code = OP_MOVSX16
+    elif op == OP_LHU: code = OP_MOVZX16
+    elif op == OP_LW: code = OP_MOVSXD
+    at_place(c, code, not (op == OP_LBU or op == OP_LHU or op == OP_LWU), d, &place)
+    if i.rd != X0_SINK:
+        give(c, i.rd, d)
+    over(c, &place)
+
+cdef inline void emit_store_value(Code* c, int op, Place* place, int value) noexcept nogil:
+    """`value` into memory."""
+    if op == OP_SB and place.index < 0: mov_mr8(c, place.base, place.disp, value)
+    elif op == OP_SB: mov_xr8(c, place.base, place.index, place.disp, value)
+    elif op == OP_SH and place.index < 0: mov_mr16(c, place.base, place.disp, value)
+    elif op == OP_SH: mov_xr16(c, place.base, place.index, place.disp, value)
+    else: at_place(c, OP_MOV_STORE, op == OP_SD or op == OP_FSD, value, place)
+
+cdef inline void emit_store(Hart* h, Jit* j, Insn* i, int left) noexcept nogil:
+    cdef Place place
+    emit_window(h, j, i, &place, left)
+    emit_store_value(&j.code, i.op, &place, use(&j.code, i.rs2, RCX))
+    over(&j.code, &place)
+
+
+# ---- groups: one check for several accesses off one base register ----------------------------------------------------
+
+cdef inline bint breaks_group(Jit* j, Insn* i) noexcept nogil:
+    """Does the instruction need RDX, or may its arm change what addresses mean? Anything but what is known not to."""
+    cdef int op = i.op
+    return not (is_access(j, op) or OP_ADDI <= op <= OP_FENCE or OP_BEQ <= op <= OP_BGEU or op == OP_LUI or op == OP_AUIPC
+                or op == OP_MUL or op == OP_MULW or op == OP_JAL and (i.rd == X0_SINK or PINS[i.rd] >= 0))
+
+cdef inline Group group_at(Jit* j, int first) noexcept nogil:
+    """The group that begins with a step, which is an access; its count is less than GROUP_MIN if there is no point."""
+    cdef Group g
+    cdef Insn* i = j.steps[first].insn
+    cdef int k
+    cdef int32_t low, high
+    g.base = i.rs1
+    g.low = i.imm
+    g.high = i.imm + (1 << log_size(i.op)) - 1
+    g.count = 0
+    g.write = 0
+    g.last = first
+    for k in range(first, j.step_count):
+        i = j.steps[k].insn
+        if k - first >= GROUP_REACH or breaks_group(j, i):
+            break
+        if is_access(j, i.op) and i.rs1 == g.base:
+            low = i.imm if i.imm < g.low else g.low
+            high = i.imm + (1 << log_size(i.op)) - 1
+            if high < g.high:
+                high = g.high
+            if high - low >= GROUP_SPAN:
+                break
+            g.low = low
+            g.high = high
+            g.count += 1
+            g.last = k
+            g.write |= writes(i.op)
+        if i.rd == g.base and not (writes(i.op) or is_float_load(i.op)):
+            break
+    return g
+
+cdef inline void emit_group(Hart* h, Jit* j, Group* g, int left) noexcept nogil:
+    """Check that all of a group lies in the page of its window; RDX is the window's addend then."""
+    cdef Code* c = &j.code
+    cdef Window* w = &h.window[j.key & 3][g.base]
+    cdef int32_t tag = off(h, &w.write_tag) if g.write else off(h, &w.read_tag)
+    cdef int base = use(c, g.base, RAX)
+    cdef uint8_t* low
+    cdef Out* o
+    lea_rm(c, 1, RCX, base, g.low)
+    alu_ri(c, AND, 1, RCX, -PAGE_SIZE)
+    alu_rm(c, CMP, 1, RCX, RBP, tag)
+    low = jump_cc(c, CC_NE)
+    lea_rm(c, 1, RCX, base, g.high)
+    alu_ri(c, AND, 1, RCX, -PAGE_SIZE)
+    alu_rm(c, CMP, 1, RCX, RBP, tag)
+    o = out_of_line(j, OUT_GROUP, jump_cc(c, CC_NE), j.steps[j.step].insn, left)
+    o.low = low
+    o.back = c.at
+    o.group = g[0]
+    o.step = j.step
+    o.boxed = j.boxed
+    mov_rm(c, 1, RDX, RBP, off(h, &w.addend))
+
+cdef inline void emit_group_miss(Hart* h, Jit* j, Out* o) noexcept nogil:
+    """The window is refilled, and the check repeated; what still isn't in one page goes on behind this, access by access."""
+    cdef Code* c = &j.code
+    cdef uint32_t mode = j.key & 3
+    cdef Window* w = &h.window[mode][o.group.base]
+    cdef uint8_t* apart
+    patch(o.low, c.at)
+    fetch(c, RAX, o.group.base)
+    alu_ri(c, ADD, 1, RAX, o.group.low)
+    mov_rr(c, 1, RCX, RAX)
+    alu_ri(c, AND, 1, RCX, -PAGE_SIZE)
+    mov_ri(c, RDX, packed(o.insn, 0, 0, 0))
+    call_to(c, j.refill[mode][o.group.write][0])
+    apart = jump_cc(c, CC_NE)
+    fetch(c, RAX, o.group.base)
+    lea_rm(c, 1, RCX, RAX, o.group.high)
+    alu_ri(c, AND, 1, RCX, -PAGE_SIZE)
+    alu_rm(c, CMP, 1, RCX, RBP, off(h, &w.write_tag) if o.group.write else off(h, &w.read_tag))
+    jump_cc_to(c, CC_E, o.back)
+    patch(apart, c.at)
+
+
+# ---- a miss ------------------------------------------------------------------------------------------------------
+
+cdef inline void emit_loaded(Jit* j, Insn* i) noexcept nogil:
+    """RAX, zero-extended from memory, becomes the result of a load; of FLW and FLD in the register that the load uses."""
+    cdef Code* c = &j.code
+    cdef int d
+    if is_float_load(i.op):
+        sse_rr(c, 0x66, SSE_MOV_FROM_GPR, 1, FPINS[i.rd] if FPINS[i.rd] >= 0 else 0, RAX)
+    elif i.rd != X0_SINK:
+        d = into(i.rd, RAX)
+        if i.op == OP_LB: op_rr8(c, OP_MOVSX8, 1, d, RAX)
+        elif i.op == OP_LH: op_rr(c, OP_MOVSX16, 1, d, RAX)
+        elif i.op == OP_LW: op_rr(c, OP_MOVSXD, 1, d, RAX)
+        else: mov_rr(c, 1, d, RAX)
+        give(c, i.rd, d)
+
+cdef inline void emit_miss(Hart* h, Jit* j, Out* o) noexcept nogil:
+    """An access that its window didn't allow. A fault leaves everything as it was before the instruction."""
+    cdef Code* c = &j.code
+    cdef Insn* i = o.insn
+    cdef bint write = o.kind == OUT_STORE
+    cdef int size = log_size(i.op)
+    cdef uint8_t* miss
+    emit_address(c, i)
+    if o.grouped:
+        mov_mr(c, 1, RBP, off(h, &h.group_addend), RDX)
+    mov_ri(c, RDX, packed(i, size, o.at, o.left))
+    call_to(c, j.refill[j.key & 3][write][size])
+    if o.grouped:
+        mov_rm(c, 1, RDX, RBP, off(h, &h.group_addend))      # the flags stay
+    jump_cc_to(c, CC_E, o.back)
+    if o.grouped:
+        mov_ri(c, RDX, packed(i, size, o.at, o.left))
+    if write and is_float_store(i.op) and FPINS[i.rs2] >= 0:
+        sse_rr(c, 0x66, SSE_MOV_TO_GPR, 1, FPINS[i.rs2], RCX)
+    elif write and is_float_store(i.op):
+        mov_rm(c, 1, RCX, RBP, off(h, &h.f[i.rs2]))
+    elif write:
+        fetch(c, RCX, i.rs2)
+    call_to(c, j.slow[j.fp][write])
+    if not write:
+        emit_loaded(j, i)
+    if o.grouped:
+        mov_rm(c, 1, RDX, RBP, off(h, &h.group_addend))
+    jump_to(c, o.done)

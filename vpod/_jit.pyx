@@ -1,0 +1,764 @@
+"""The translator: hot blocks as x86-64 machine code. docs/design/translator.md is its design, docs/translator.md the argument for its safety.
+
+Two arms like the interpreter's stand in the first instruction of a block: `arm_count` until it was entered often enough, and then `arm_enter`,
+which runs the block's translation. Translated code goes on from block to block by itself and comes back when something is unusual. Here
+stand what is translated (a *trace*: a block, and those it runs on to within its page), the memory for code, and the way in and out; what an
+instruction becomes stands in the `_emit_*` chapters. Invariants:
+
+* A translation depends on its physical address and its key alone: the data TLB in use, which implies the privilege, and whether F and D are
+  ready. No guest address is in it, only offsets within the page that `h.page_va` names.
+* At every exit all of the guest's registers are in the hart, R15 is in `h.countdown`, and `h.pc` (or `h.exit_link`) says what comes next.
+* Code is never writable and executable at once, and never changed once it may run: what changes (links) is data behind it.
+* Memory for code is a ring of regions. When the one being filled is full the next is emptied and filled. Before that its translations were
+  on probation: nothing leads to them, so one that is still in use comes through `arm_enter`, which makes it again where it stays.
+"""
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+
+from vpod._blocks cimport OP_CSR_INLINE, new_block
+from vpod._code cimport HASH_SIZE, drop_page, hash_slot, isolate, land_flush, unlink
+from vpod._decode cimport *
+from vpod._emit_float cimport emit_floating, emit_sync, fill_constants
+from vpod._emit_flow cimport *
+from vpod._emit_integer cimport emit_integer
+from vpod._emit_memory cimport *
+from vpod._hart cimport *
+from vpod._mmu cimport MODE_M, STATUS_FS, STATUS_MPRV, load_slow, store_slow
+from vpod._trap cimport enter_trap, take_interrupt
+from vpod._translator cimport *
+from vpod._x86 cimport *
+
+cdef extern from *:
+    """
+    #include <sys/mman.h>
+    #include <time.h>
+    #ifdef __x86_64__
+    #define VPOD_X86_64 1
+    static int vpod_has_fma(void) { return __builtin_cpu_supports("fma") != 0; }
+    #else
+    #define VPOD_X86_64 0
+    static int vpod_has_fma(void) { return 0; }
+    #endif
+    #ifndef MAP_NORESERVE
+    #define MAP_NORESERVE 0
+    #endif
+    static void *vpod_reserve(size_t size) {
+        void *p = mmap(0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON | MAP_NORESERVE, -1, 0);
+        return p == MAP_FAILED ? 0 : p;
+    }
+    static int vpod_protect(void *p, size_t size, int executable) {     /* one or the other, never both */
+        return mprotect(p, size, executable ? PROT_READ | PROT_EXEC : PROT_READ | PROT_WRITE) == 0;
+    }
+    static unsigned long long vpod_nanoseconds(void) {
+        struct timespec t;
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        return (unsigned long long)t.tv_sec * 1000000000 + t.tv_nsec;
+    }
+    """
+    const bint HOST_IS_X86_64 "VPOD_X86_64"
+    bint has_fma "vpod_has_fma"() noexcept nogil
+    void* reserve "vpod_reserve"(size_t size) noexcept nogil
+    bint protect "vpod_protect"(void* p, size_t size, bint executable) noexcept nogil
+    uint64_t nanoseconds "vpod_nanoseconds"() noexcept nogil
+    int munmap(void* address, size_t size) noexcept nogil
+
+cdef enum:
+    COMMON_SIZE = 4 * PAGE_SIZE        # of the code that all translations share
+    REGION_MIN = 68 << 10              # CODE_ROOM, DATA_ROOM and two pages
+    THRESHOLD = 40                     # entries of a block before it is translated
+    UNTRANSLATABLE = 1 << 20           #   and before that is tried again
+
+
+# ---- what translated code calls ------------------------------------------------------------------------------------
+
+cdef uint64_t help_load(Hart* h, uint64_t va, uint32_t size) noexcept nogil:
+    cdef uint64_t value = 0
+    h.status = load_slow(h, va, size, &value)
+    return value
+
+cdef void help_store(Hart* h, uint64_t va, uint32_t size, uint64_t value) noexcept nogil:
+    h.status = store_slow(h, va, size, value)
+
+cdef inline int key_of(Hart* h) noexcept nogil:
+    """The key of the present mode; -1 where translated code can't run: in M with another mode's data."""
+    if h.priv == PRIV_M and h.data_mode != MODE_M:
+        return -1
+    return h.data_mode | (FLOATING if h.mstatus & STATUS_FS == STATUS_FS and h.frm == RM_RNE else 0)
+
+cdef uint8_t* help_arm(Hart* h, Single* single) noexcept nogil:
+    """Execute one instruction by its arm. Returns NULL if the code behind it is next, translated code that is to be gone on with, or,
+    when neither can be, the exit."""
+    cdef Jit* j = <Jit*>h.jit
+    cdef int fp = h.running_key >> 2
+    j.counters.arms[single.insn.op] += 1
+    h.resumed = 0
+    h.block = &j.alone.block
+    h.block_pc = h.page_va + <uint64_t>single.at
+    j.alone.block.insns[0] = single.insn
+    single.insn.run(h, j.alone.block.insns)
+    if h.resumed:
+        return NULL
+    h.countdown += single.left
+    return go_on(h, j, fp)
+
+cdef inline uint8_t* go_on(Hart* h, Jit* j, int fp) noexcept nogil:
+    """What the run loop would do between two blocks: traps, interrupts, and the next block's translation if its landing is known and it
+    expects the same registers; otherwise the exit, and the run loop does it."""
+    cdef Landing* landing
+    cdef int key
+    if h.mmio_state != MMIO_NONE or h.waiting or h.stop_request:
+        return j.exit_set[fp]
+    if h.trap_pending:
+        if h.countdown == 0 or h.trap_cause == CAUSE_ILLEGAL:
+            return j.exit_set[fp]
+        h.countdown -= 1                                     # as `pay_for_trap`
+        h.retired_base -= 1
+        enter_trap(h, h.trap_cause, h.trap_value)
+    take_interrupt(h)
+    key = key_of(h)
+    if key < 0 or key >> 2 != fp:
+        return j.exit_set[fp]
+    landing = landing_of(h, j, <uint32_t>key, h.pc)
+    if landing.tag != h.pc:
+        return j.exit_set[fp]
+    h.page_va = h.pc & ~<uint64_t>(PAGE_SIZE - 1)
+    h.running_generation = h.generation[h.priv]
+    h.running_key = <uint32_t>key
+    return landing.code
+
+cdef void arm_resume(Hart* h, Insn* i) noexcept nogil:
+    h.resumed = 1
+
+
+# ---- which blocks make a trace ---------------------------------------------------------------------------------------
+
+cdef inline int32_t base_of(Block* block) noexcept nogil:
+    return <int32_t>(block.pa & (PAGE_SIZE - 1))
+
+cdef inline Insn* last_of(Block* block) noexcept nogil:
+    return &block.insns[block.count - 1]
+
+cdef Block* block_at(Hart* h, uint64_t pa) noexcept nogil:
+    """The decoded block at a physical address, if there is one."""
+    cdef Block* block = hash_slot(h, pa)[0]
+    while block != NULL and block.pa != pa:
+        block = block.hash_next
+    return block
+
+cdef Block* next_part(Hart* h, Block* block) noexcept nogil:
+    """The block with which a trace goes on after `block`: in the same page, and decoded already."""
+    cdef Insn* last = last_of(block)
+    cdef Block* next
+    cdef int32_t to
+    if last.op == OP_JAL:
+        to = base_of(block) + last.imm
+    elif is_branch(last.op):
+        to = base_of(block) + <int32_t>block.size
+        if block.link[1] != NULL and block.link[0] == NULL:  # was never not taken
+            to = base_of(block) + last.imm
+    else:
+        return NULL
+    if not 0 <= to < PAGE_SIZE:
+        return NULL
+    next = block_at(h, (block.pa & ~<uint64_t>(PAGE_SIZE - 1)) + <uint64_t>to)
+    if next == NULL and (<Jit*>h.jit).ahead:
+        next = new_block(h, (block.pa & ~<uint64_t>(PAGE_SIZE - 1)) + <uint64_t>to)
+    return next
+
+cdef int plan(Hart* h, Block* block, Block** parts, int* total) noexcept nogil:
+    """The blocks of the trace that begins with `block`; their number, and in `total` that of their instructions."""
+    cdef Jit* j = <Jit*>h.jit
+    cdef int count = 1, k
+    cdef Block* next
+    parts[0] = block
+    total[0] = block.count
+    while count < MAX_PARTS:
+        next = next_part(h, parts[count - 1])
+        if next == NULL or total[0] + <int>next.count > j.max_trace:
+            break
+        for k in range(count):
+            if parts[k] == next:
+                return count
+        parts[count] = next
+        total[0] += next.count
+        count += 1
+    return count
+
+
+# ---- one instruction, and what stands behind the trace -------------------------------------------------------------------
+
+cdef void emit_insn(Hart* h, Jit* j, Translation* t, Step* step) noexcept nogil:
+    cdef Insn* i = step.insn
+    cdef int op = i.op, left = step.left
+    cdef int32_t at
+    j.base = step.base
+    at = step.base + <int32_t>i.offset
+    if emit_integer(h, j, i): return
+    elif is_load(op): emit_load(h, j, i, left)
+    elif is_store(op): emit_store(h, j, i, left)
+    elif is_branch(op): emit_branch(h, j, t, i, step.follows, left)
+    elif op == OP_JALR: emit_indirect(h, j, i)
+    elif op == OP_JAL:
+        emit_return_address(h, &j.code, i, at + i.length)
+        if step.follows == -1:
+            emit_link(h, j, t, j.base + i.imm)
+    elif j.fp and emit_floating(h, j, i, left): return
+    elif op == OP_CSR_INLINE and i.imm <= 3:                 # fflags, frm, fcsr: the flags must be there, and the key may change
+        if j.fp:
+            call_to(&j.code, j.sync)
+        emit_arm(h, j, i, at, left)
+        emit_exit(j, at + i.length, left)
+    else:
+        emit_arm(h, j, i, at, left)
+        if OP_FLW <= op <= OP_FMV_D_X and j.fp:
+            j.boxed &= ~(<uint32_t>1 << (i.rd & 31))
+        elif OP_FLW <= op <= OP_FMV_D_X:                     # FS may have become Dirty: the translation with F and D is for that
+            emit_exit(j, at + i.length, left)
+
+cdef void emit_steps(Hart* h, Jit* j, Translation* t, int first, int last, bint groups) noexcept nogil:
+    """These steps of the trace, with the checks of groups or each access with its own."""
+    cdef Group g
+    cdef int k
+    j.group.last = -1
+    for k in range(first, last + 1):
+        j.step = k
+        if groups and k > j.group.last and is_access(j, j.steps[k].insn.op):
+            g = group_at(j, k)
+            if g.count >= GROUP_MIN:
+                j.base = j.steps[k].base
+                emit_group(h, j, &g, j.steps[k].left)
+                j.group = g
+        emit_insn(h, j, t, &j.steps[k])
+        if groups:
+            j.ends[k] = j.code.at
+    j.group.last = -1
+
+cdef void emit_out(Hart* h, Jit* j, Translation* t, Out* o) noexcept nogil:
+    """One place that the straight line leads to."""
+    cdef Code* c = &j.code
+    cdef int last
+    patch(o.place, c.at)
+    if o.kind == OUT_LOAD or o.kind == OUT_STORE:
+        emit_miss(h, j, o)
+    elif o.kind == OUT_ARM:
+        emit_arm(h, j, o.insn, o.at, o.left)
+        if o.ends:
+            emit_exit(j, o.at + o.insn.length, o.left)
+        else:
+            jump_to(c, o.done)
+    elif o.kind == OUT_GROUP:
+        last = o.group.last
+        emit_group_miss(h, j, o)
+        j.boxed = o.boxed
+        emit_steps(h, j, t, o.step, last, 0)
+        jump_to(c, j.ends[last])
+    elif o.kind == OUT_NAN:
+        sse_rp(c, 0, SSE_MOVAPS, 0, &j.constants.nan_s[0] if o.single else &j.constants.nan_d[0])
+        jump_to(c, o.back)
+    elif o.kind == OUT_SIDE:
+        if o.left:
+            alu_ri(c, ADD, 1, R15, o.left)
+        emit_link(h, j, t, o.target)
+    else:                                                    # OUT_HEAD
+        emit_exit(j, j.head, t.count)
+
+
+# ---- a translation -----------------------------------------------------------------------------------------------------
+
+cdef inline uint8_t* page_down(uint8_t* p) noexcept nogil:
+    return <uint8_t*>(<uint64_t>p & ~<uint64_t>(PAGE_SIZE - 1))
+
+cdef inline bint has_room(Jit* j) noexcept nogil:
+    """Is there room for one more translation in the region, with code and data in pages of their own?"""
+    return j.code.at + CODE_ROOM + PAGE_SIZE + DATA_ROOM <= j.data
+
+cdef void lay_out(Jit* j, Block** parts, int count, int total) noexcept nogil:
+    """The steps of a trace."""
+    cdef Step* step = j.steps
+    cdef int k, done = 0
+    cdef uint32_t n
+    for k in range(count):
+        for n in range(parts[k].count):
+            done += 1
+            step.insn = &parts[k].insns[n]
+            step.base = base_of(parts[k])
+            step.follows = base_of(parts[k + 1]) if k + 1 < count else -1
+            step.left = total - done
+            step += 1
+    j.step_count = total
+
+cdef Translation* emit_trace(Hart* h, Jit* j, Block** parts, int count, int total) noexcept nogil:
+    """Emit a trace at j.code.at, which is writable; j.code.full says whether it is to be thrown away."""
+    cdef Code* c = &j.code
+    cdef Translation* t
+    cdef int k
+    c.full = 0
+    c.end = c.at + CODE_ROOM
+    j.data_floor = j.data - DATA_ROOM
+    j.out_count = 0
+    j.boxed = 0
+    j.group.last = -1
+    j.head = j.base = base_of(parts[0])
+    t = <Translation*>take_data(j, sizeof(Translation))
+    t.block = parts[0]
+    t.key = j.key
+    t.pa = parts[0].pa
+    t.count = total
+    t.region = j.region
+    t.entry = c.at
+    alu_ri(c, SUB, 1, R15, total)
+    out_of_line(j, OUT_HEAD, jump_cc(c, CC_L), NULL, 0)
+    lay_out(j, parts, count, total)
+    emit_steps(h, j, t, 0, total - 1, 1)
+    if not is_branch(last_of(parts[count - 1]).op) and last_of(parts[count - 1]).op != OP_JAL:
+        emit_link(h, j, t, j.base + <int32_t>parts[count - 1].size)        # of no use after JALR, and never reached then
+    k = 0
+    while k < j.out_count:
+        emit_out(h, j, t, &j.outs[k])
+        k += 1
+    while <uint64_t>c.at & 15 and not c.full:
+        put8(c, 0xcc)
+    return t
+
+cdef Translation* translate(Hart* h, Block* block, uint32_t key) noexcept nogil:
+    """The translation that begins with `block`, for `key`; NULL if it can't be made."""
+    cdef Jit* j = <Jit*>h.jit
+    cdef Code* c = &j.code
+    cdef Translation* t
+    cdef Block* parts[MAX_PARTS]
+    cdef uint8_t* start
+    cdef uint8_t* data
+    cdef uint64_t began = nanoseconds()
+    cdef int k, count, total = 0
+    if not has_room(j) and not begin_region(h):
+        return NULL
+    count = plan(h, block, parts, &total)
+    start = c.at
+    data = j.data
+    if start < j.fresh and not protect(page_down(start), PAGE_SIZE, 0):
+        return NULL
+    j.key = key
+    j.fp = key >> 2
+    t = emit_trace(h, j, parts, count, total)
+    if c.full and count > 1:                                 # a long trace may be too much: its first block alone isn't
+        c.at = start
+        j.data = data
+        count = 1
+        total = block.count
+        t = emit_trace(h, j, parts, count, total)
+    if c.full:
+        c.at = start
+        j.data = data
+        protect(page_down(start), <uint64_t>(j.fresh - page_down(start)), 1)
+        return NULL
+    if c.at > j.fresh:
+        j.fresh = page_down(c.at + PAGE_SIZE - 1)
+    if not protect(page_down(start), <uint64_t>(page_down(c.at + PAGE_SIZE - 1) - page_down(start)), 1):
+        forget_region(h, j.region)                           # what shares a page with it can't run either
+        return NULL
+    t.next = block.translations
+    block.translations = t
+    t.neighbour = j.regions[j.region].translations
+    j.regions[j.region].translations = t
+    for k in range(count):
+        j.counters.bytes += parts[k].size
+    j.counters.translations += 1
+    j.counters.nanoseconds += nanoseconds() - began
+    return t
+
+
+# ---- the memory for code: a ring of regions ------------------------------------------------------------------------------
+
+cdef inline int on_probation(Jit* j) noexcept nogil:
+    return (j.region + 1) % j.region_count
+
+cdef void retire(Hart* h, Translation* t) noexcept nogil:
+    """Take a translation from its block, which counts anew if it was the last."""
+    cdef Translation** at = &t.block.translations
+    while at[0] != t:
+        at = &at[0].next
+    at[0] = t.next
+    isolate(t)
+    t.dropped = 1
+    if t.block.translations == NULL:
+        t.block.insns[0].run = h.counting
+        t.block.heat = h.threshold
+
+cdef void forget_region(Hart* h, int n) noexcept nogil:
+    """Nothing leads into a region any more, and nothing outside knows it."""
+    cdef Jit* j = <Jit*>h.jit
+    cdef Region* region = &j.regions[n]
+    cdef Translation* t = region.translations
+    cdef Link* link
+    while t != NULL:
+        if not t.dropped:
+            retire(h, t)
+        link = t.links
+        while link != NULL:
+            unlink(link)
+            link = link.sibling
+        t = t.neighbour
+    region.translations = NULL
+    if region.start <= <uint8_t*>h.exit_link < region.end:
+        h.exit_link = NULL
+    land_flush(h)
+
+cdef bint begin_region(Hart* h) noexcept nogil:
+    """Fill the next region, and put the one behind it on probation. Only while no translated code runs."""
+    cdef Jit* j = <Jit*>h.jit
+    cdef int next = on_probation(j)
+    cdef Region* region = &j.regions[next]
+    cdef Translation* t
+    forget_region(h, next)
+    if not protect(region.start, <uint64_t>(region.end - region.start), 0):
+        return 0
+    j.region = next
+    j.code.at = j.fresh = region.start
+    j.data = region.end
+    j.counters.regions += 1
+    t = j.regions[on_probation(j)].translations
+    while t != NULL:
+        isolate(t)
+        t = t.neighbour
+    land_flush(h)
+    return 1
+
+cdef void forget_all(Hart* h) noexcept nogil:
+    """All blocks were dropped, and their memory used again: begin with empty regions."""
+    cdef Jit* j = <Jit*>h.jit
+    cdef int n
+    for n in range(j.region_count):
+        j.regions[n].translations = NULL
+    h.code_dropped = 0
+    h.exit_link = NULL
+    land_flush(h)
+    begin_region(h)
+
+
+# ---- into translated code and out of it ------------------------------------------------------------------------------------
+
+cdef void link_up(Hart* h, Translation* t, uint64_t pc) noexcept nogil:
+    """Lead the link through which the code was left to `t`, which begins at `pc`, if that holds from now on."""
+    cdef Link* link = h.exit_link
+    cdef FarLink* far = <FarLink*>link
+    if (link.source.key != t.key or h.page_va + <uint64_t>link.offset != pc
+            or h.running_generation != h.generation[h.priv]):
+        return
+    if not link.far and (link.source.pa ^ t.pa) >> PAGE_SHIFT:
+        return
+    unlink(link)
+    if link.far:
+        far.page_va = h.page_va
+        far.generation = h.running_generation
+        far.next_page_va = pc & ~<uint64_t>(PAGE_SIZE - 1)
+    link.leads_to = t
+    link.previous = NULL
+    link.next = t.incoming
+    if t.incoming != NULL:
+        t.incoming.previous = link
+    t.incoming = link
+    link.target = t.entry
+
+cdef Translation* translation_of(Hart* h, Block* block, uint32_t key) noexcept nogil:
+    """The block's translation for `key`, made now if there is none or the one there is is on probation; or NULL."""
+    cdef Jit* j = <Jit*>h.jit
+    cdef Translation* t = block.translations
+    cdef Translation* new
+    cdef int region = j.region
+    while t != NULL and t.key != key:
+        t = t.next
+    if t != NULL and <int>t.region != on_probation(j):
+        return t
+    new = translate(h, block, key)
+    if j.region != region:
+        t = NULL                                             # that region is being filled anew
+    if new == NULL:
+        return t
+    if t != NULL:
+        retire(h, t)
+        block.insns[0].run = arm_enter
+        j.counters.moved += 1
+    return new
+
+cdef void arm_enter(Hart* h, Insn* i) noexcept nogil:
+    """Run the translation of the block that begins with `i`."""
+    cdef Block* block = h.block
+    cdef Jit* j = <Jit*>h.jit
+    cdef Translation* t = NULL
+    cdef Landing* landing
+    cdef int key = key_of(h)
+    if h.code_dropped:
+        forget_all(h)
+    if key >= 0:
+        t = translation_of(h, block, <uint32_t>key)
+        if t == NULL:                                        # no memory: try again much later
+            i.run = h.counting
+            block.heat = UNTRANSLATABLE
+    if t == NULL or h.countdown + <int64_t>block.count < t.count:
+        block.first(h, i)
+        return
+    if h.exit_link != NULL:
+        link_up(h, t, h.block_pc)
+    landing = landing_of(h, j, t.key, h.block_pc)
+    landing.tag = h.block_pc
+    landing.code = t.entry
+    h.landed |= <uint32_t>1 << key
+    h.countdown += block.count
+    h.page_va = h.block_pc & ~<uint64_t>(PAGE_SIZE - 1)
+    h.running_generation = h.generation[h.priv]
+    h.running_key = t.key
+    h.exit_link = NULL
+    j.run[t.key >> 2](h, t.entry)
+    if h.exit_link != NULL:
+        h.pc = h.page_va + <uint64_t>h.exit_link.offset
+
+cdef void arm_count(Hart* h, Insn* i) noexcept nogil:
+    """Stands in front of a cold block."""
+    cdef Block* block = h.block
+    if block.heat == 0:
+        i.run = arm_enter
+        arm_enter(h, i)
+        return
+    block.heat -= 1
+    block.first(h, i)
+
+
+# ---- what all translations share -------------------------------------------------------------------------------------------
+
+cdef inline bint callee_saved(int reg) noexcept nogil:
+    return reg == RBX or reg >= R12
+
+cdef void emit_spill(Code* c, bint all_of_them) noexcept nogil:
+    cdef int n
+    for n in range(PIN_COUNT):
+        if all_of_them or not callee_saved(PINS[PINNED[n]]):
+            mov_mr(c, 1, RBP, xoff(PINNED[n]), PINS[PINNED[n]])
+
+cdef void emit_reload(Code* c, bint all_of_them) noexcept nogil:
+    cdef int n
+    for n in range(PIN_COUNT):
+        if all_of_them or not callee_saved(PINS[PINNED[n]]):
+            mov_rm(c, 1, PINS[PINNED[n]], RBP, xoff(PINNED[n]))
+
+cdef void emit_fspill(Hart* h, Code* c) noexcept nogil:
+    cdef int n
+    for n in range(FPIN_COUNT):
+        sse_rm(c, 0x66, SSE_MOVQ_STORE, 0, FPINS[FPINNED[n]], RBP, off(h, &h.f[FPINNED[n]]))
+
+cdef void emit_freload(Hart* h, Code* c) noexcept nogil:
+    cdef int n
+    for n in range(FPIN_COUNT):
+        sse_rm(c, 0xf3, SSE_MOVQ_LOAD, 0, FPINS[FPINNED[n]], RBP, off(h, &h.f[FPINNED[n]]))
+
+cdef void emit_entry(Hart* h, Jit* j, int fp) noexcept nogil:
+    """run(hart, code), and the exits: the host's registers and MXCSR are as they were, the guest's are in the hart."""
+    cdef Code* c = &j.code
+    j.run[fp] = <Run>c.at
+    push_r(c, RBX); push_r(c, RBP); push_r(c, R12); push_r(c, R13); push_r(c, R14); push_r(c, R15)
+    alu_ri(c, SUB, 1, RSP, 8)
+    lea_rm(c, 1, RBP, RDI, BIAS)
+    mov_rr(c, 1, RAX, RSI)
+    mov_rm(c, 1, R15, RBP, off(h, &h.countdown))
+    if fp:
+        stmxcsr_m(c, RBP, off(h, &h.host_mxcsr))
+        mov_mi(c, 0, RBP, off(h, &h.guest_mxcsr), MXCSR_DEFAULT)
+        ldmxcsr_m(c, RBP, off(h, &h.guest_mxcsr))
+        emit_freload(h, c)
+    emit_reload(c, 1)
+    jump_r(c, RAX)
+    j.exit_at[fp] = c.at
+    alu_rm(c, ADD, 1, RAX, RBP, off(h, &h.page_va))
+    j.exit_pc[fp] = c.at
+    mov_mr(c, 1, RBP, off(h, &h.pc), RAX)
+    j.exit_set[fp] = c.at
+    alu_rr(c, XOR, 0, RAX, RAX)
+    j.exit_link[fp] = c.at
+    mov_mr(c, 1, RBP, off(h, &h.exit_link), RAX)
+    emit_spill(c, 1)
+    if fp:
+        emit_fspill(h, c)
+        emit_sync(h, j)
+        ldmxcsr_m(c, RBP, off(h, &h.host_mxcsr))
+    mov_mr(c, 1, RBP, off(h, &h.countdown), R15)
+    alu_ri(c, ADD, 1, RSP, 8)
+    pop_r(c, R15); pop_r(c, R14); pop_r(c, R13); pop_r(c, R12); pop_r(c, RBP); pop_r(c, RBX)
+    ret(c)
+
+cdef void emit_refill(Hart* h, Jit* j, int mode, bint write, int size) noexcept nogil:
+    """RAX: address, EDX: `packed`. Equal: the window is refilled from the TLB, and the access is allowed. RCX is lost."""
+    cdef Code* c = &j.code
+    cdef TlbEntry* e = &h.tlb[mode][0]
+    cdef Window* w = &h.window[mode][0]
+    cdef uint8_t* miss
+    j.refill[mode][write][size] = c.at
+    push_r(c, RBX)
+    mov_rr(c, 0, RBX, RAX)
+    shift_ri(c, SHR, 0, RBX, PAGE_SHIFT - 5)                 # an entry is 32 bytes, and so is a window
+    alu_ri(c, AND, 0, RBX, (TLB_SIZE - 1) << 5)
+    alu_rr(c, ADD, 1, RBX, RBP)
+    mov_rr(c, 1, RCX, RAX)
+    alu_ri(c, AND, 1, RCX, -PAGE_SIZE | ((1 << size) - 1))
+    alu_rm(c, CMP, 1, RCX, RBX, off(h, &e.write_tag) if write else off(h, &e.read_tag))
+    miss = jump_cc(c, CC_NE)
+    shift_ri(c, SHR, 0, RDX, 27)
+    shift_ri(c, SHL, 0, RDX, 5)
+    alu_rr(c, ADD, 1, RDX, RBP)
+    mov_rm(c, 1, RCX, RBX, off(h, &e.read_tag)); mov_mr(c, 1, RDX, off(h, &w.read_tag), RCX)
+    mov_rm(c, 1, RCX, RBX, off(h, &e.write_tag)); mov_mr(c, 1, RDX, off(h, &w.write_tag), RCX)
+    mov_rm(c, 1, RCX, RBX, off(h, &e.addend)); mov_mr(c, 1, RDX, off(h, &w.addend), RCX)
+    alu_rr(c, XOR, 0, RCX, RCX)                              # equal
+    patch(miss, c.at)
+    pop_r(c, RBX)
+    ret(c)
+
+cdef void emit_call(Hart* h, Jit* j, int number, int fp, bint all_of_them) noexcept nogil:
+    """Call a helper with the hart as its first argument. The stack is aligned; registers that C may use are put away."""
+    cdef Code* c = &j.code
+    mov_mr(c, 1, RBP, off(h, &h.countdown), R15)
+    lea_rm(c, 1, RDI, RBP, -BIAS)
+    call_m(c, RBP, off(h, &h.helpers[number]))
+    mov_rm(c, 1, R15, RBP, off(h, &h.countdown))
+    emit_reload(c, all_of_them)
+    if fp:
+        emit_freload(h, c)
+
+cdef void emit_slow(Hart* h, Jit* j, int fp, bint write) noexcept nogil:
+    """RAX: address, EDX: `packed`, RCX: the value of a store; RAX: that of a load. Comes back only if the next instruction follows."""
+    cdef Code* c = &j.code
+    cdef uint8_t* over
+    cdef uint8_t* fault = NULL
+    j.slow[fp][write] = c.at
+    push_r(c, RDX)
+    emit_spill(c, 0)
+    if fp:
+        emit_fspill(h, c)
+    mov_rr(c, 1, RSI, RAX)
+    mov_rr(c, 1, R8, RCX)
+    mov_rr(c, 0, RCX, RDX)
+    shift_ri(c, SHR, 0, RCX, 25)
+    alu_ri(c, AND, 0, RCX, 3)
+    mov_ri(c, RDX, 1)
+    shift_rcl(c, SHL, 0, RDX)
+    mov_rr(c, 1, RCX, R8)
+    emit_call(h, j, 1 if write else 0, fp, 0)
+    pop_r(c, RDX)
+    alu_mi(c, CMP, 0, RBP, off(h, &h.status), CONTINUE)
+    over = jump_cc(c, CC_NE)
+    ret(c)
+    patch(over, c.at)
+    alu_ri(c, ADD, 1, RSP, 8)                                # it doesn't come back
+    op_rr(c, OP_MOVZX16, 0, RAX, RDX)                        # where the instruction is
+    mov_rr(c, 0, RCX, RDX)
+    shift_ri(c, SHR, 0, RDX, 16)
+    op_rr8(c, OP_MOVZX8, 0, RDX, RDX)                        # how many were left
+    alu_rr(c, ADD, 1, R15, RDX)
+    if write:                                                # a store into code is done, and what follows is looked up anew
+        alu_mi(c, CMP, 0, RBP, off(h, &h.status), LEAVE)
+        fault = jump_cc(c, CC_NE)
+        shift_ri(c, SHR, 0, RCX, 23)
+        alu_ri(c, AND, 0, RCX, 2)
+        alu_rr(c, ADD, 0, RAX, RCX)
+        alu_ri(c, ADD, 0, RAX, 2)
+        jump_to(c, j.exit_at[fp])
+        patch(fault, c.at)
+    alu_ri(c, ADD, 1, R15, 1)
+    jump_to(c, j.exit_at[fp])
+
+cdef void emit_arm_call(Hart* h, Jit* j, int fp) noexcept nogil:
+    """RAX: a Single. Comes back if the next instruction follows, or goes where the helper says."""
+    cdef Code* c = &j.code
+    cdef uint8_t* elsewhere
+    j.arm[fp] = c.at
+    alu_ri(c, SUB, 1, RSP, 8)
+    emit_spill(c, 1)
+    if fp:
+        emit_fspill(h, c)
+    mov_rr(c, 1, RSI, RAX)
+    emit_call(h, j, 2, fp, 1)
+    alu_ri(c, ADD, 1, RSP, 8)
+    op_rr(c, OP_TEST, 1, RAX, RAX)
+    elsewhere = jump_cc(c, CC_NE)
+    ret(c)
+    patch(elsewhere, c.at)
+    alu_ri(c, ADD, 1, RSP, 8)
+    jump_r(c, RAX)
+
+cdef void emit_common(Hart* h, Jit* j) noexcept nogil:
+    cdef Code* c = &j.code
+    cdef int mode, size, fp
+    j.code.at = j.memory
+    j.code.end = j.memory + COMMON_SIZE
+    emit_entry(h, j, 0)
+    emit_entry(h, j, 1)
+    for mode in range(TLB_MODES):
+        for size in range(4):
+            emit_refill(h, j, mode, 0, size)
+            emit_refill(h, j, mode, 1, size)
+    for fp in range(2):
+        emit_slow(h, j, fp, 0)
+        emit_slow(h, j, fp, 1)
+        emit_arm_call(h, j, fp)
+    j.sync = c.at
+    emit_sync(h, j)
+    ret(c)
+
+
+# ---- the translator's face to the core ---------------------------------------------------------------------------------------
+
+cdef bint jit_new(Hart* h, uint64_t size, uint32_t trace, uint32_t landings, bint at_once) noexcept nogil:
+    """Give the hart a translator with `size` bytes for code, from JIT_MIN on; traces of at most `trace` instructions; a power of two of
+    `landings`. False if this host is another one than x86-64, or has no memory for it."""
+    cdef Jit* j
+    cdef uint64_t each
+    cdef int n
+    if not HOST_IS_X86_64:
+        return 0
+    size &= ~<uint64_t>(PAGE_SIZE - 1)
+    j = <Jit*>calloc(1, sizeof(Jit))
+    if j == NULL:
+        return 0
+    j.memory = <uint8_t*>reserve(size)
+    if j.memory == NULL:
+        free(j)
+        return 0
+    j.size = size
+    j.constants = <Constants*>(j.memory + size - PAGE_SIZE)
+    fill_constants(h, j)
+    emit_common(h, j)
+    if j.code.full or not protect(j.memory, COMMON_SIZE, 1):
+        munmap(j.memory, size)
+        free(j)
+        return 0
+    size -= COMMON_SIZE + PAGE_SIZE
+    j.region_count = MAX_REGIONS
+    while size // <uint64_t>j.region_count < REGION_MIN and j.region_count > 2:
+        j.region_count -= 1
+    each = size // <uint64_t>j.region_count & ~<uint64_t>(PAGE_SIZE - 1)
+    for n in range(j.region_count):
+        j.regions[n].start = j.memory + COMMON_SIZE + <uint64_t>n * each
+        j.regions[n].end = j.regions[n].start + each
+    j.code.at = j.fresh = j.regions[0].start
+    j.data = j.regions[0].end
+    j.max_trace = trace if trace < MAX_TRACE else MAX_TRACE
+    j.landing_mask = landings - 1 if landings < LANDINGS else LANDINGS - 1
+    j.ahead = at_once
+    j.has_fma = has_fma()
+    j.alone.block.pa = NONE
+    j.alone.block.count = 1
+    j.alone.resume.run = arm_resume
+    h.helpers[0] = <void*>help_load
+    h.helpers[1] = <void*>help_store
+    h.helpers[2] = <void*>help_arm
+    h.jit = j
+    h.counting = arm_count
+    h.threshold = 0 if at_once else THRESHOLD
+    return 1
+
+cdef void jit_free(Hart* h) noexcept nogil:
+    cdef Jit* j = <Jit*>h.jit
+    if j != NULL:
+        munmap(j.memory, j.size)
+        free(j)
+        h.jit = NULL
