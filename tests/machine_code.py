@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 
 from vpod import _cpu, disasm, isa
 from vpod.bus import AccessFault
+from vpod.tier import Tier
 
 RAM = 0x8000_0000
 STEP = RAM + 0x1000  # where Hart.step puts its instruction
@@ -227,10 +228,16 @@ class Hart:
     """A `Cpu` with `source` at the start of RAM, PMP open to all modes, and `j .` at both trap vectors."""
 
     def __init__(
-        self, source: str = "done: j done", *, ram: int = 4 << 20, bus: RecordingBus | None = None, **symbols: int
+        self,
+        source: str = "done: j done",
+        *,
+        ram: int = 4 << 20,
+        bus: RecordingBus | None = None,
+        tier: Tier | None = None,
+        **symbols: int,
     ) -> None:
         self.bus = RecordingBus() if bus is None else bus
-        self.cpu = _cpu.Cpu(self.bus, ram)
+        self.cpu = _cpu.Cpu(self.bus, ram, tier=tier)
         self.program = self.load(source, RAM, **symbols)
         self.load("j .", HANDLER)
         self.load("j .", S_HANDLER)
