@@ -100,9 +100,9 @@ def test_a_trace_of_that_length_cannot_be_had(trace: int) -> None:
         Tier(trace=trace)
 
 
-@pytest.mark.parametrize("landings", [0, -2, 3, 1000, 2048])
+@pytest.mark.parametrize("landings", [0, -2, 3, 1000, 8192])
 def test_so_many_landings_cannot_be_had(landings: int) -> None:
-    with pytest.raises(ValueError, match=f"{landings} landings; a power of two up to 1024"):
+    with pytest.raises(ValueError, match=f"{landings} landings; a power of two up to 4096"):
         Tier(landings=landings)
 
 
@@ -605,7 +605,7 @@ ROUND = """
         addi s1, s1, -1; bnez s1, loop
     done: j done
 """
-ALL_LANDINGS = [Tier(at_once=True, landings=landings) for landings in (1, 2, 4, 1024)]
+ALL_LANDINGS = [Tier(at_once=True, landings=landings) for landings in (1, 2, 4, 4096)]
 
 
 @pytest.mark.parametrize("bit", [0, 1])

@@ -24,19 +24,33 @@ cdef inline JumpEntry* jump_entry(Hart* h, uint64_t pc) noexcept nogil:
     """
     return &h.jump[h.priv][((pc >> PAGE_SHIFT) & 63) << 6 | ((pc >> 1) ^ (pc >> 7)) & 63]
 
-cdef inline void land_flush(Hart* h) noexcept nogil:
-    """Forget where indirect jumps lead in translated code, and through which page-crossing links it may go."""
+cdef inline void land_flush(Hart* h, uint32_t keys) noexcept nogil:
+    """Forget where indirect jumps lead in translated code of these keys, a bit each."""
     cdef int key
     for key in range(KEYS):
-        if h.landed >> key & 1:
+        if h.landed & keys & (<uint32_t>1 << key):
             memset(h.landing[key], 0xff, sizeof(h.landing[key]))
-    h.landed = 0
+    h.landed &= ~keys
 
 cdef inline void new_generation(Hart* h, uint32_t priv) noexcept nogil:
-    """A virtual pc of this privilege may mean another physical one from now on."""
+    """A virtual pc of this privilege may mean another physical one: landings are forgotten, links between pages hold no more."""
     h.generations += 1
     h.generation[priv] = h.generations
-    land_flush(h)
+    land_flush(h, 0x88 if priv == PRIV_M else 0x66 if priv == PRIV_S else 0x11)       # keys of their data modes
+
+cdef inline uint64_t* entered_word(Hart* h, uint64_t va, uint64_t* bit) noexcept nogil:
+    """Where, and by which bit, it is noted that translated code was entered in a virtual page. Pages share bits."""
+    cdef uint64_t page = va >> PAGE_SHIFT
+    bit[0] = <uint64_t>1 << (page & 63)
+    return &h.entered[((page >> 6) ^ (page >> 12)) & (ENTERED_WORDS - 1)]
+
+cdef inline void note_entered(Hart* h, uint64_t va) noexcept nogil:
+    cdef uint64_t bit
+    entered_word(h, va, &bit)[0] |= bit
+
+cdef inline bint was_entered(Hart* h, uint64_t va) noexcept nogil:
+    cdef uint64_t bit
+    return entered_word(h, va, &bit)[0] & bit != 0
 
 cdef inline void jump_flush_mode(Hart* h, uint32_t priv) noexcept nogil:
     new_generation(h, priv)
@@ -50,8 +64,10 @@ cdef inline void jump_flush(Hart* h) noexcept nogil:
     jump_flush_mode(h, PRIV_M)
 
 cdef inline void jump_flush_page(Hart* h, uint64_t va) noexcept nogil:
-    new_generation(h, PRIV_U)
-    new_generation(h, PRIV_S)
+    if was_entered(h, va):                               # Linux fences each page that it maps: most hold no code
+        memset(h.entered, 0, sizeof(h.entered))
+        new_generation(h, PRIV_U)
+        new_generation(h, PRIV_S)
     memset(&h.jump[PRIV_U][((va >> PAGE_SHIFT) & 63) << 6], 0xff, 64 * sizeof(JumpEntry))
     memset(&h.jump[PRIV_S][((va >> PAGE_SHIFT) & 63) << 6], 0xff, 64 * sizeof(JumpEntry))
 

@@ -50,7 +50,8 @@ cdef enum:
     PMP_ENTRIES = 16
     X0_SINK = 32
     KEYS = 8                   # of translations
-    LANDINGS = 1024
+    LANDINGS = 4096
+    ENTERED_WORDS = 64
 
 cdef enum:                     # exception causes, privileged specification, table "mcause values after trap"
     CAUSE_FETCH_MISALIGNED = 0
@@ -259,6 +260,7 @@ cdef struct Hart:
     Arm counting               # stands in front of cold blocks; NULL: no translator
     uint32_t threshold         # entries of a block before it is translated
     uint32_t code_dropped      # all decoded blocks were dropped: translations too must go
+    uint64_t entered[ENTERED_WORDS]    # a bit for the virtual pages that landings and links between pages lead to
     uint32_t landed            # a bit for each key whose table has entries
     Window window[TLB_MODES][32]
     void* helpers[8]

@@ -18,7 +18,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from vpod._blocks cimport OP_CSR_INLINE, new_block
-from vpod._code cimport HASH_SIZE, drop_page, hash_slot, isolate, land_flush, unlink
+from vpod._code cimport HASH_SIZE, drop_page, hash_slot, isolate, land_flush, note_entered, unlink
 from vpod._decode cimport *
 from vpod._emit_float cimport emit_floating, emit_sync, fill_constants
 from vpod._emit_flow cimport *
@@ -403,7 +403,7 @@ cdef void forget_region(Hart* h, int n) noexcept nogil:
     region.translations = NULL
     if region.start <= <uint8_t*>h.exit_link < region.end:
         h.exit_link = NULL
-    land_flush(h)
+    land_flush(h, (1 << KEYS) - 1)
 
 cdef bint begin_region(Hart* h) noexcept nogil:
     """Fill the next region, and put the one behind it on probation. Only while no translated code runs."""
@@ -422,7 +422,7 @@ cdef bint begin_region(Hart* h) noexcept nogil:
     while t != NULL:
         isolate(t)
         t = t.neighbour
-    land_flush(h)
+    land_flush(h, (1 << KEYS) - 1)
     return 1
 
 cdef void forget_all(Hart* h) noexcept nogil:
@@ -433,7 +433,7 @@ cdef void forget_all(Hart* h) noexcept nogil:
         j.regions[n].translations = NULL
     h.code_dropped = 0
     h.exit_link = NULL
-    land_flush(h)
+    land_flush(h, (1 << KEYS) - 1)
     begin_region(h)
 
 
@@ -504,6 +504,7 @@ cdef void arm_enter(Hart* h, Insn* i) noexcept nogil:
     landing = landing_of(h, j, t.key, h.block_pc)
     landing.tag = h.block_pc
     landing.code = t.entry
+    note_entered(h, h.block_pc)
     h.landed |= <uint32_t>1 << key
     h.countdown += block.count
     h.page_va = h.block_pc & ~<uint64_t>(PAGE_SIZE - 1)

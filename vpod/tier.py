@@ -25,7 +25,7 @@ MEMORY: Final = 64 << 20
 MIN_MEMORY: Final = 192 << 10
 MAX_MEMORY: Final = 1 << 30
 MAX_TRACE: Final = 128
-MAX_LANDINGS: Final = 1024
+MAX_LANDINGS: Final = 4096
 
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
