@@ -27,6 +27,19 @@ TARGETS = {
     target.name: target
     for target in (
         Target("builds", "the compilers' sanitizers, Cython's bounds checks, gcov"),
+        Target(
+            "tiers",
+            "the interpreter",
+            {
+                "short": {"instructions": 400_000_000, "translations": 300_000, "regions": 5_000, "moved": 10_000},
+                "long": {
+                    "instructions": 10_000_000_000,
+                    "translations": 10_000_000,
+                    "regions": 100_000,
+                    "moved": 200_000,
+                },
+            },
+        ),
         Target("user", "Unicorn", {"short": {"instructions": 20_000_000}, "long": {"instructions": 1_000_000_000}}),
         Target("privileged", "QEMU", {"short": {"instructions": 1_000_000}, "long": {"instructions": 50_000_000}}),
         Target("floats", "QEMU, host FPU", {"short": {"results": 5_000_000}, "long": {"results": 500_000_000}}),
@@ -38,9 +51,7 @@ TARGETS = {
                 "long": {"encodings executed": 9_000_000, "encodings decoded": 10_000_000},
             },
         ),
-        Target(
-            "files", "declared errors only", {"short": {"executions": 90_000}, "long": {"executions": 900_000}}
-        ),
+        Target("files", "declared errors only", {"short": {"executions": 90_000}, "long": {"executions": 900_000}}),
         Target(
             "hostile",
             "a host that survives",
