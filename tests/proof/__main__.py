@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -22,12 +23,28 @@ from tests.proof.pieces import Form, Outcome, Piece
 from tests.proof.targets import TARGETS, Target
 
 ROOT = Path(__file__).parents[2]
+VPOD_JIT = {"off": "0", "on": "1", "force": "force"}  # what each tier is called in the environment
 SHOWN = 10  # differences a target that are printed whole
+
+
+def with_tier(piece: Piece) -> list[str]:
+    """The arguments that run the piece, in its tier if it has one."""
+    return [*(("--tier", piece.tier) if piece.tier else ()), *piece.command()]
+
+
+def all_pieces(form: Form, names: Sequence[str], seed: int, tier: str | None) -> list[Piece]:
+    """The targets' pieces: in `tier`, or else in both by turns, as the target says."""
+    return [
+        replace(piece, tier=tier or ("force" if translates(number, piece) else "off")) if translates else piece
+        for name in names
+        for translates in (TARGETS[name].translates,)
+        for number, piece in enumerate(TARGETS[name].module.pieces(form, seed))
+    ]
 
 
 def run_piece(piece: Piece) -> Outcome:
     """Run `piece` in a process of its own; however that ends, there is an outcome."""
-    command = [sys.executable, "-m", "tests.proof", *piece.command()]
+    command = [sys.executable, "-m", "tests.proof", *with_tier(piece)]
     again = " ".join(["python", *command[1:]])
     try:
         done = subprocess.run(
@@ -71,10 +88,10 @@ def shortfalls(target: Target, form: Form, outcome: Outcome) -> list[str]:
     return lacks + ([f"never reached: {', '.join(outcome.missing)}"] if outcome.missing else [])
 
 
-def prove(form: Form, names: Sequence[str], seed: int, jobs: int, patience: int | None) -> int:
+def prove(form: Form, names: Sequence[str], seed: int, jobs: int, patience: int | None, tier: str | None = None) -> int:
     """Run the targets, print the table; the exit code."""
     console = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
-    pieces = [piece for name in names for piece in TARGETS[name].module.pieces(form, seed)]
+    pieces = all_pieces(form, names, seed, tier)
     outcomes = dict.fromkeys(names, Outcome())
     seconds = dict.fromkeys(names, 0.0)
     start = time.monotonic()
@@ -82,7 +99,10 @@ def prove(form: Form, names: Sequence[str], seed: int, jobs: int, patience: int 
         outcomes[piece.target] += outcome
         seconds[piece.target] += took
         word = f"{len(outcome.differences)} differences" if outcome.differences else "ok"
-        console.print(f"[{done}/{len(pieces)}] {' '.join(piece.command()[1:])}: {word}, {took:.1f} s", markup=False)
+        told = f", tier {piece.tier}" if piece.tier else ""
+        console.print(
+            f"[{done}/{len(pieces)}] {' '.join(piece.command()[1:])}{told}: {word}, {took:.1f} s", markup=False
+        )
     table = Table("target", "against", "compared", "explained", "unexplained", "CPU s", title=f"the proof, {form} form")
     failed = False
     for name in names:
@@ -121,6 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="of everything random; 1 by default")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="pieces at a time; one a core by default")
     parser.add_argument("--patience", type=int, metavar="N", help="stop after N differences")
+    parser.add_argument("--tier", choices=list(VPOD_JIT), help="of the hart, where a target runs one: both by turns")
     commands = parser.add_subparsers(metavar="piece ...")
     one = commands.add_parser("piece", help="one piece, as printed beside its outcome")
     one.add_argument("target", choices=list(TARGETS))
@@ -128,8 +149,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         if "target" in options:
+            if options.tier:
+                os.environ["VPOD_JIT"] = VPOD_JIT[options.tier]
             return piece(options.target, options.arguments)
-        return prove(options.form, options.only, options.seed, options.jobs, options.patience)
+        return prove(options.form, options.only, options.seed, options.jobs, options.patience, options.tier)
     except KeyboardInterrupt:
         return 130
 

@@ -40,6 +40,9 @@ SLOW = ("tests/test_isa.py", "tests/test_softfloat.py", "tests/test_fdt.py", "te
 ORACLES = ("tests/test_core_qemu.py",)  # what another target does at greater length
 
 
+TIERS = ("0", "force")  # values of VPOD_JIT with which the tests run
+
+
 @dataclass(frozen=True)
 class Build:
     """One way to build the core: the variables that setup.py reads, and words that only such a core contains."""
@@ -272,7 +275,8 @@ def run(build: str, part: str, form: Form, seed: int) -> Outcome:
         environment = environment_of(folder, build)
         outcome = Outcome()
         if part == "tests":
-            outcome += run_tests(folder, environment, selected(folder, build, form))
+            for tier in TIERS:
+                outcome += run_tests(folder, {**environment, "VPOD_JIT": tier}, selected(folder, build, form))
         if part == "pieces" or (build == "coverage" and form == "long"):
             outcome += run_borrowed(folder, environment, seed)
         if build == "sanitize":

@@ -1,8 +1,8 @@
 """What of the core the tests reached, as gcov counted it: lines, arms of the interpreter, rows of the table.
 
-The core is all that `vpod/_cpu.pyx` includes: every chapter, the generated decoder too. Only what ran as a hart counts:
-`_fpu.pyx`, the softfloat's test face, is a module of its own with counts of its own. Each line that nothing reaches is
-excused below, by its text, or it is a difference.
+The core is all that `vpod/_cpu.pyx` and the translator's `vpod/_jit.pyx` include: every chapter, the generated decoder
+too; what both include counts once. Only what ran as a hart counts: `_fpu.pyx`, the softfloat's test face, is a module
+of its own with counts of its own. Each line that nothing reaches is excused below, by its text, or it is a difference.
 
 Invariants: an excuse that isn't needed is a difference too (its line was reached, or is gone); a row of the table
 counts as executed when its own line of the decoder was reached and the arm of its opcode too.
@@ -19,10 +19,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.proof.pieces import Outcome
 from vpod import isa
 
+MODULES = ("_cpu", "_jit")
 LEAST = 95  # percent of the lines that must be reached, whatever is excused
 ARM = "__pyx_f_4vpod_5_arms_do_"  # how Cython names the function `do_…` of vpod/_arms.pxd
 NOT_A_LINE = re.compile(r'\s*(""".*|.*\bcimport\b.*|@property)?$')  # what Cython's glue code is charged to
@@ -67,10 +69,25 @@ class Counts:
 
 
 def read_counts(folder: Path) -> Counts:
-    """The counts of the core built in `folder`. RuntimeError if gcov finds none."""
-    data = list(folder.glob("build/temp.*/vpod/_cpu.gcda"))
+    """The counts of the core built in `folder`, of both its modules. RuntimeError if gcov finds none."""
+    lines: dict[str, Counter[int]] = {}
+    functions: Counter[str] = Counter()
+    sources: dict[str, list[str]] = {}
+    for module in MODULES:
+        for found in asked(folder, module):
+            name = found["file"]
+            if re.fullmatch(r"vpod/_\w+\.(pxd|pyx)", name):
+                sources[name] = (folder / name).read_text().splitlines()
+                lines.setdefault(name, Counter()).update(executable(found["lines"], sources[name]))
+                functions.update({function["name"]: function["execution_count"] for function in found["functions"]})
+    return Counts(lines, functions, sources)
+
+
+def asked(folder: Path, module: str) -> list[dict[str, Any]]:
+    """What gcov tells of each source file of a module."""
+    data = list(folder.glob(f"build/temp.*/vpod/{module}.gcda"))
     if len(data) != 1:
-        raise RuntimeError(f"{len(data)} files of counts below {folder}/build, not one: was the core run?")
+        raise RuntimeError(f"{len(data)} files of {module}'s counts below {folder}/build, not one: was the core run?")
     done = subprocess.run(
         ["gcov", "--json-format", "--stdout", data[0].name],
         cwd=data[0].parent,
@@ -80,16 +97,8 @@ def read_counts(folder: Path) -> Counts:
     )
     if done.returncode:
         raise RuntimeError(f"gcov: {done.stderr.strip()}")
-    lines: dict[str, Mapping[int, int]] = {}
-    functions: dict[str, int] = {}
-    sources: dict[str, list[str]] = {}
-    for found in json.loads(done.stdout)["files"]:
-        name = found["file"]
-        if re.fullmatch(r"vpod/_\w+\.(pxd|pyx)", name):
-            sources[name] = (folder / name).read_text().splitlines()
-            lines[name] = executable(found["lines"], sources[name])
-            functions.update({function["name"]: function["execution_count"] for function in found["functions"]})
-    return Counts(lines, functions, sources)
+    files: list[dict[str, Any]] = json.loads(done.stdout)["files"]
+    return files
 
 
 def executable(records: list[dict[str, int]], source: list[str]) -> dict[int, int]:

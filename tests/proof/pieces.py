@@ -25,11 +25,15 @@ Form = Literal["short", "long"]
 
 @dataclass(frozen=True)
 class Piece:
-    """One process's worth of work of `target`; it is killed after `seconds`, which counts as a difference."""
+    """One process's worth of work of `target`; it is killed after `seconds`, which counts as a difference.
+
+    `tier` is how its harts execute code: off (interpreted), on, force (translated at once), or as the piece has it.
+    """
 
     target: str
     arguments: Mapping[str, int | str] = field(default_factory=dict)
     seconds: int = 600
+    tier: str = ""
 
     def command(self) -> list[str]:
         """The arguments of `python -m tests.proof` that run this piece alone."""
