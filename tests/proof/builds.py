@@ -76,6 +76,16 @@ def borrowed(seed: int) -> Sequence[Piece]:
     ]
 
 
+def both_tiers(form: Form, seed: int) -> Sequence[Piece]:
+    """Pieces of the target `tiers` that belong to the tests: no test takes code from the translator, and moves it."""
+    scenes = 8 if form == "short" else 40
+    effort = 1_000_000
+    return [
+        Piece("tiers", {"kind": kind, "seed": seed, "first": 0, "scenes": scenes, "effort": effort}, 1200)
+        for kind in ("rounds", "web", "episodes")
+    ]
+
+
 # ---- a checkout of one's own ---------------------------------------------------------------------------------------
 
 
@@ -277,6 +287,7 @@ def run(build: str, part: str, form: Form, seed: int) -> Outcome:
         if part == "tests":
             for tier in TIERS:
                 outcome += run_tests(folder, {**environment, "VPOD_JIT": tier}, selected(folder, build, form))
+            outcome += sum((run_piece(folder, environment, piece) for piece in both_tiers(form, seed)), Outcome())
         if part == "pieces" or (build == "coverage" and form == "long"):
             outcome += run_borrowed(folder, environment, seed)
         if build == "sanitize":

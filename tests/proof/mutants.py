@@ -1,7 +1,8 @@
 """The single faults that the proof must notice: each replaces a piece of the core's source that occurs exactly once.
 
-They are spread over everything that the core does; `catcher` is what notices the fault in seconds: test files that the
-short form runs, or a piece of the short form, as far as its beginning goes. `mutations.py` builds and tries them.
+They are spread over everything that the interpreter does, and run there; `mutants_translator.py` has the translator's.
+`catcher` is what notices the fault in seconds: test files that the short form runs, or a piece of the short form, as
+far as its beginning goes. `mutations.py` builds and tries them.
 
     Mutation("sub adds", "vpod/_arms.pxd", "h.x[i.rs1] - h.x[i.rs2]", "h.x[i.rs1] + h.x[i.rs2]", INTEGER)
 """
@@ -13,13 +14,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Mutation:
-    """In `file`, `after` instead of `before`."""
+    """In `file`, `after` instead of `before`; the catcher runs with VPOD_JIT as `tier` says."""
 
     name: str
     file: str
     before: str
     after: str
     catcher: str
+    tier: str = "0"
 
 
 ARMS, ARITH, AMO, FP = "vpod/_arms.pxd", "vpod/_arith.pxd", "vpod/_exec_amo.pxd", "vpod/_exec_fp.pxd"

@@ -28,12 +28,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from tests.proof import mutants, mutants_translator
 from tests.proof.builds import ROOT, build_core, copy_checkout, environment_of, run_piece, run_tests, selected
-from tests.proof.mutants import MUTATIONS, Mutation
+from tests.proof.mutants import Mutation
 from tests.proof.pieces import Piece
 
+MUTATIONS = (*mutants.MUTATIONS, *mutants_translator.MUTATIONS)
 PAGE = ROOT / "docs" / "mutations.md"
-OTHERS = ("user", "privileged", "floats", "encodings", "hostile")  # targets that look at the core
+OTHERS = ("user", "privileged", "floats", "encodings", "hostile", "tiers")  # targets that look at the core
 SECONDS = 300  # that a catcher may take, several times what it needs: a mutant that loops for ever is noticed then
 HEAD = """# Mutations: faults that the proof notices
 
@@ -67,11 +69,15 @@ def apply(mutation: Mutation, folder: Path) -> None:
     path.write_text(text.replace(mutation.before, mutation.after))
 
 
-def first_failure(folder: Path, tests: Sequence[str], seconds: int) -> str:
+def environment_in(folder: Path, tier: str) -> dict[str, str]:
+    return {**environment_of(folder, ""), "VPOD_JIT": tier}
+
+
+def first_failure(folder: Path, tests: Sequence[str], tier: str, seconds: int) -> str:
     """What `tests` notice first of the core in `folder`: a test's name or how they ended; empty if all pass."""
     what = " ".join(tests) if len(tests) < 3 else "the directed tests"
     try:
-        outcome = run_tests(folder, environment_of(folder, ""), tests, "-x", seconds=seconds)
+        outcome = run_tests(folder, environment_in(folder, tier), tests, "-x", seconds=seconds)
     except subprocess.TimeoutExpired:
         return f"{what}: not done after {seconds} s"
     if not outcome.differences:
@@ -80,14 +86,14 @@ def first_failure(folder: Path, tests: Sequence[str], seconds: int) -> str:
     return told[0] if "::" in told[0] else f"{what}: {told[0].splitlines()[0]}"
 
 
-def notice(folder: Path, catcher: str) -> str:
+def notice(folder: Path, catcher: str, tier: str) -> str:
     """What `catcher`, test files or a piece, notices of the core in `folder`; empty if nothing."""
     if catcher.startswith("tests/"):
-        return first_failure(folder, catcher.split(), SECONDS)
+        return first_failure(folder, catcher.split(), tier, SECONDS)
     target, *arguments = catcher.split()
     piece = Piece(target, dict(argument.split("=") for argument in arguments), SECONDS)
     try:
-        outcome = run_piece(folder, environment_of(folder, ""), piece)
+        outcome = run_piece(folder, environment_in(folder, tier), piece)
     except subprocess.TimeoutExpired:
         return f"{catcher}: not done after {SECONDS} s"
     return f"{catcher}: {outcome.differences[0].splitlines()[0]}"[:160] if outcome.differences else ""
@@ -116,8 +122,8 @@ def attempt(mutation: Mutation, base: Path) -> Result:
         apply(mutation, folder)
         build_core(folder, ["VPOD_QUICK"])
         noticed = (
-            notice(folder, mutation.catcher)
-            or first_failure(folder, selected(folder, "coverage", "short"), 4 * SECONDS)
+            notice(folder, mutation.catcher, mutation.tier)
+            or first_failure(folder, selected(folder, "coverage", "short"), mutation.tier, 4 * SECONDS)
             or short_form(folder)
         )
     return Result(mutation, noticed, time.monotonic() - start)
@@ -127,8 +133,8 @@ def prepare(folder: Path, mutations: Sequence[Mutation]) -> None:
     """A built checkout in `folder` whose catchers all pass. RuntimeError with what fails otherwise."""
     copy_checkout(folder)
     build_core(folder, ["VPOD_QUICK"])
-    for catcher in sorted({mutation.catcher for mutation in mutations}):
-        if failure := notice(folder, catcher):
+    for catcher, tier in sorted({(mutation.catcher, mutation.tier) for mutation in mutations}):
+        if failure := notice(folder, catcher, tier):
             raise RuntimeError(f"a catcher fails without any mutation: {failure}")
 
 

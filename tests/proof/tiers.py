@@ -34,7 +34,7 @@ from tests.proof.tiers_rounds import Rounds
 from tests.proof.tiers_scene import EFFORT, Made, Source, Step, Tier, Verdict, draw_steps, draw_tier, spend
 
 ENOUGH = 2  # differences, after which a piece stops
-TRIALS, SECONDS = 600, 40.0  # that making one smaller may take
+TRIALS, SHRINKING = 600, 40  # that making one smaller may take: runs, and seconds of CPU time
 SCENES: dict[Form, dict[str, tuple[int, int]]] = {  # pieces of each kind, and scenes in each
     "short": {"rounds": (1, 60), "web": (1, 40), "episodes": (1, 25)},
     "long": {"rounds": (4, 400), "web": (4, 250), "episodes": (2, 150)},
@@ -67,10 +67,17 @@ KINDS: dict[str, Callable[[int, int], Source]] = {
 
 def plainer(tier: Tier) -> Iterator[Tier]:
     """Translators with one thing less out of the ordinary."""
-    usual = Tier()
+    usual, mine = settings(Tier()), settings(tier)
     for name in ("memory", "landings", "trace"):
-        if getattr(tier, name) != getattr(usual, name):
-            yield replace(tier, **{name: getattr(usual, name)})
+        if mine[name] != usual[name]:
+            chosen = mine | {name: usual[name]}
+            yield Tier(
+                at_once=tier.at_once, memory=chosen["memory"], trace=chosen["trace"], landings=chosen["landings"]
+            )
+
+
+def settings(tier: Tier) -> dict[str, int]:
+    return {"memory": tier.memory, "trace": tier.trace, "landings": tier.landings}
 
 
 def fewer(steps: Sequence[Step]) -> Iterator[tuple[Step, ...]]:
@@ -102,8 +109,8 @@ class Failure:
             return None
         return verdict if verdict.differences else None
 
-    def shrink(self) -> None:
-        end, trials = time.process_time() + SECONDS, TRIALS
+    def shrink(self, seconds: float) -> None:
+        end, trials = time.process_time() + seconds, TRIALS
         progress = self.verdict is not None
         while progress:
             progress = False
@@ -127,9 +134,8 @@ class Failure:
     def show(self, first: Sequence[str]) -> str:
         found = self.verdict.differences if self.verdict else ("not when it is run again", *first)
         steps = ", ".join(map(str, self.steps))
-        return "\n".join(
-            (found[0], *(f"  {line}" for line in found[1:6]), str(self.tier), f"steps: {steps}", self.source.show())
-        )
+        told = f"translated {'at once' if self.tier.at_once else 'when hot'}, {settings(self.tier)}"
+        return "\n".join((found[0], *(f"  {line}" for line in found[1:6]), told, f"steps: {steps}", self.source.show()))
 
 
 def _smaller(source: Made) -> Iterator[Made]:
@@ -139,7 +145,7 @@ def _smaller(source: Made) -> Iterator[Made]:
 # ---- the target ------------------------------------------------------------------------------------------------------
 
 
-def run(*, kind: str, seed: int, first: int, scenes: int, effort: int = EFFORT) -> Outcome:
+def run(*, kind: str, seed: int, first: int, scenes: int, effort: int = EFFORT, shrinking: int = SHRINKING) -> Outcome:
     """Compare `scenes` scenes of a kind, from number `first` of `seed` on; each is worth `effort`."""
     counts = Counter({"instructions": 0, "scenes": 0, "comparisons": 0, "translations": 0})
     found: list[str] = []
@@ -154,7 +160,7 @@ def run(*, kind: str, seed: int, first: int, scenes: int, effort: int = EFFORT) 
             again = random.Random(f"tiers {kind} {seed} {number}")
             draw_tier(again)
             failure = Failure(source, tier, tuple(islice(draw_steps(again, tier, scene.patches), verdict.step + 1)))
-            failure.shrink()
+            failure.shrink(shrinking)
             found.append(f"{kind} {number} of seed {seed}: {failure.show(verdict.differences)}")
         if len(found) >= ENOUGH:
             break

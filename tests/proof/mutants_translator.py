@@ -1,0 +1,355 @@
+"""The single faults of the translator that the proof must notice: as `mutants.py`, for `_jit.pyx` and its chapters.
+
+Their catchers run with every block translated at once (VPOD_JIT=force): directed tests of the core, whose expectations
+don't know of tiers, and pieces of the target `tiers`, which choose their translators themselves.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from tests.proof.mutants import (
+    CODE,
+    FENCES,
+    FLOATING,
+    INTEGER,
+    MMU,
+    PITFALLS,
+    STATUS,
+    SV39,
+    TRAPS,
+    Mutation,
+)
+
+JIT, TRANSLATOR, ENCODER = "vpod/_jit.pyx", "vpod/_translator.pxd", "vpod/_x86.pxd"
+FLOW, INTEGERS, MEMORY = "vpod/_emit_flow.pxd", "vpod/_emit_integer.pxd", "vpod/_emit_memory.pxd"
+FLOATS = "vpod/_emit_float.pxd"
+
+ROUNDS = "tiers kind=rounds seed=1 first=0 scenes=12 effort=3000000 shrinking=0"  # what a piece of the short form does
+WEB = "tiers kind=web seed=1 first=0 scenes=12 effort=3000000 shrinking=0"
+EPISODES = "tiers kind=episodes seed=1 first=0 scenes=8 effort=2000000 shrinking=0"
+
+Fault = partial(Mutation, tier="force")
+
+KEYS = (
+    Fault(
+        "the rounding mode isn't in the key", JIT,
+        "h.mstatus & STATUS_FS == STATUS_FS and h.frm == RM_RNE else 0", "h.mstatus & STATUS_FS == STATUS_FS else 0",
+        FLOATING,
+    ),
+    Fault(
+        "Clean floating-point state counts as Dirty", JIT,
+        "FLOATING if h.mstatus & STATUS_FS == STATUS_FS and", "FLOATING if h.mstatus & STATUS_FS and", FLOATING,
+    ),
+    Fault(
+        "a translation serves every key", JIT,
+        "while t != NULL and t.key != key:", "while t != NULL and t.key & 3 != key & 3:", FLOATING,
+    ),
+    Fault(
+        "one table of landings for all keys is emptied only", JIT,
+        "h.landed |= <uint32_t>1 << key", "h.landed |= 1", WEB,
+    ),
+)  # fmt: skip
+
+COUNTING = (
+    Fault(
+        "the trace's count is one too small", JIT,
+        "alu_ri(c, SUB, 1, R15, total)", "alu_ri(c, SUB, 1, R15, total - 1)", STATUS,
+    ),
+    Fault(
+        "`left` is off by one", JIT,
+        "step.left = total - done", "step.left = total - done + 1", WEB,
+    ),
+    Fault(
+        "a side exit gives nothing back", JIT,
+        "        if o.left:\n            alu_ri(c, ADD, 1, R15, o.left)", "        if 0:\n            pass", WEB,
+    ),
+    Fault(
+        "an arm that doesn't return gives nothing back", FLOW,
+        "    if left:\n        alu_ri(c, ADD, 1, R15, left)", "    if 0:\n        pass", STATUS,
+    ),
+    Fault(
+        "an access that faults is counted", MEMORY,
+        "emit_exit(j, o.at, o.left + 1)", "emit_exit(j, o.at, o.left)", WEB,
+    ),
+    Fault(
+        "helpers see an old countdown", JIT,
+        "    mov_mr(c, 1, RBP, off(h, &h.countdown), R15)\n    mov_rr(c, 1, RSI, RAX)", "    mov_rr(c, 1, RSI, RAX)",
+        STATUS,
+    ),
+    Fault(
+        "the countdown may end within a trace", JIT,
+        "out_of_line(j, OUT_HEAD, jump_cc(c, CC_L), NULL, 0)", "out_of_line(j, OUT_HEAD, jump_cc(c, CC_O), NULL, 0)",
+        WEB,
+    ),
+)  # fmt: skip
+
+FLOWING = (
+    Fault(
+        "a link into another page doesn't ask for the generation", FLOW,
+        "        older = jump_cc(c, CC_NE)\n", "        older = NULL\n", WEB,
+    ),
+    Fault(
+        "a link into another page doesn't ask for the page", FLOW,
+        "        other = jump_cc(c, CC_NE)\n", "        other = NULL\n", WEB,
+    ),
+    Fault(
+        "a link into another page leaves the page's address", FLOW,
+        "        mov_mr(c, 1, RBP, off(h, &h.page_va), RAX)\n    jump_p", "    jump_p", WEB,
+    ),
+    Fault(
+        "an indirect jump leaves the page's address", FLOW,
+        "    mov_mr(c, 1, RBP, off(h, &h.page_va), RAX)\n    op_rx(c, 0xff", "    op_rx(c, 0xff", WEB,
+    ),
+    Fault(
+        "an indirect jump keeps the lowest bit", FLOW,
+        "    alu_ri(c, AND, 1, RAX, -2)\n", "", INTEGER,
+    ),
+    Fault(
+        "jalr's link is the jump itself", FLOW,
+        "emit_return_address(h, c, i, j.base + <int32_t>i.offset + i.length)",
+        "emit_return_address(h, c, i, j.base + <int32_t>i.offset)", INTEGER,
+    ),
+    Fault(
+        "a landing's tag isn't compared", FLOW,
+        "    miss = jump_cc(c, CC_NE)\n    alu_ri(c, AND, 1, RAX, -PAGE_SIZE)",
+        "    miss = jump_cc(c, CC_B)\n    alu_ri(c, AND, 1, RAX, -PAGE_SIZE)", WEB,
+    ),
+    Fault(
+        "bltu compares signed in translated code", FLOW,
+        "elif i.op == OP_BLTU: return CC_B", "elif i.op == OP_BLTU: return CC_L", INTEGER,
+    ),
+    Fault(
+        "bgeu is bgtu in translated code", FLOW,
+        "else: return CC_AE", "else: return CC_A", INTEGER,
+    ),
+    Fault(
+        "a side exit has the wrong condition", FLOW,
+        "jump_cc(c, cc ^ 1), i, left).target = next", "jump_cc(c, cc), i, left).target = next", ROUNDS,
+    ),
+    Fault(
+        "a trace goes on in the next physical page", JIT,
+        "if not 0 <= to < PAGE_SIZE:", "if to < 0:", WEB,
+    ),
+    Fault(
+        "an arm in translated code is at its page's start", JIT,
+        "h.block_pc = h.page_va + <uint64_t>single.block.heat", "h.block_pc = h.page_va", TRAPS,
+    ),
+    Fault(
+        "auipc counts from its block in translated code", INTEGERS,
+        "<int64_t>j.base + i.offset + i.imm", "<int64_t>j.base + i.imm", WEB,
+    ),
+)  # fmt: skip
+
+REGISTERS = (
+    Fault(
+        "two guest registers have one pin", TRANSLATOR,
+        "-1, 14, 11, -1, -1, -1, -1, -1, 12, 13, 3, 6, 7, 8, 9, 10,",
+        "-1, 14, 11, -1, -1, -1, -1, -1, 12, 13, 3, 6, 7, 8, 9, 9,", INTEGER,
+    ),
+    Fault(
+        "a pinned register isn't spilled", TRANSLATOR,
+        "{1, 2, 8, 9, 10, 11, 12, 13, 14, 15}", "{1, 2, 8, 9, 10, 11, 12, 13, 14, 14}", INTEGER,
+    ),
+    Fault(
+        "r11 counts as saved by what is called", JIT,
+        "reg == RBX or reg >= R12", "reg == RBX or reg >= R11", WEB,
+    ),
+    Fault(
+        "a pinned f register isn't spilled", TRANSLATOR,
+        "vpod_fpinned[14] = {0, 1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17}",
+        "vpod_fpinned[14] = {0, 1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 15, 16, 16}", FLOATING,
+    ),
+)  # fmt: skip
+
+ACCESSES = (
+    Fault(
+        "a store compares the window's right to read", MEMORY,
+        "alu_rm(c, CMP, 1, RCX, RBP, off(h, &w.write_tag) if writes(i.op) else off(h, &w.read_tag))",
+        "alu_rm(c, CMP, 1, RCX, RBP, off(h, &w.read_tag))", SV39,
+    ),
+    Fault(
+        "a group with stores compares the right to read", MEMORY,
+        "cdef int32_t tag = off(h, &w.write_tag) if g.write else off(h, &w.read_tag)",
+        "cdef int32_t tag = off(h, &w.read_tag)", WEB,
+    ),
+    Fault(
+        "a group's last byte isn't checked", MEMORY,
+        "    lea_rm(c, 1, RCX, base, g.high)\n", "    lea_rm(c, 1, RCX, base, g.low)\n", WEB,
+    ),
+    Fault(
+        "a group outlives its base register", MEMORY,
+        "if i.rd == g.base and not (writes(i.op) or is_float_load(i.op)):", "if 0:", WEB,
+    ),
+    Fault(
+        "a miss within a group loses its addend", MEMORY,
+        "    if o.grouped:\n        mov_rm(c, 1, RDX, RBP, off(h, &h.group_addend))\n    jump_to(c, o.done)",
+        "    jump_to(c, o.done)", WEB,
+    ),
+    Fault(
+        "an access over its page's end counts as within it", MEMORY,
+        "-PAGE_SIZE | ((1 << log_size(i.op)) - 1))", "-PAGE_SIZE)", SV39,
+    ),
+    Fault(
+        "lbu is sign-extended in translated code", MEMORY,
+        "elif op == OP_LBU: code = OP_MOVZX8", "elif op == OP_LBU: code = OP_MOVSX8", INTEGER,
+    ),
+    Fault(
+        "lw isn't sign-extended after a miss", MEMORY,
+        "elif i.op == OP_LW: op_rr(c, OP_MOVSXD, 1, d, RAX)", "elif i.op == OP_LW: mov_rr(c, 0, d, RAX)", INTEGER,
+    ),
+    Fault(
+        "a store into code goes on in the old code", MEMORY,
+        "        alu_mi(c, CMP, 0, RBP, off(h, &h.status), LEAVE)\n        on = jump_cc(c, CC_NE)\n"
+        "        emit_exit(j, o.at + i.length, o.left)",
+        "        alu_mi(c, CMP, 0, RBP, off(h, &h.status), LEAVE)\n        on = jump_cc(c, CC_NE)\n"
+        "        jump_to(c, o.done)", PITFALLS,
+    ),
+    Fault(
+        "the window is refilled for stores by the right to read", JIT,
+        "off(h, &e.write_tag) if write else off(h, &e.read_tag))", "off(h, &e.read_tag))", SV39,
+    ),
+    Fault(
+        "windows outlive an sfence.vma of a page", MMU,
+        "    windows_flush(h)\n    for mode in range(MODE_M):", "    for mode in range(MODE_M):", FENCES,
+    ),
+    Fault(
+        "windows outlive a flush of the TLB", MMU,
+        "sizeof(h.tlb))\n    windows_flush(h)", "sizeof(h.tlb))", FENCES,
+    ),
+    Fault(
+        "windows let a page be written that has become code", MMU,
+        "    cdef int mode, n\n    windows_flush(h)", "    cdef int mode, n", PITFALLS,
+    ),
+)  # fmt: skip
+
+MEANINGS = (
+    Fault(
+        "a flush keeps the generation", CODE,
+        "    h.generation[priv] = h.generations\n", "", WEB,
+    ),
+    Fault(
+        "a flush keeps the landings", CODE,
+        "if h.landed >> key & 1:", "if 0:", WEB,
+    ),
+    Fault(
+        "sfence.vma of a page keeps U's generation", CODE,
+        "    new_generation(h, PRIV_U)\n    new_generation(h, PRIV_S)", "    new_generation(h, PRIV_S)", WEB,
+    ),
+    Fault(
+        "an undone link still leads there", CODE,
+        "    link.target = link.stub\n", "", WEB,
+    ),
+    Fault(
+        "links lead into dropped translations", CODE,
+        "            isolate(t)\n            t.dropped = 1\n", "            t.dropped = 1\n", PITFALLS,
+    ),
+    Fault(
+        "links lead into a region that is filled anew", JIT,
+        "    isolate(t)\n    t.dropped = 1\n    if t.block", "    t.dropped = 1\n    if t.block", ROUNDS,
+    ),
+    Fault(
+        "landings lead into a region that is filled anew", JIT,
+        "        h.exit_link = NULL\n    land_flush(h)\n\ncdef bint begin_region",
+        "        h.exit_link = NULL\n\ncdef bint begin_region", WEB,
+    ),
+    Fault(
+        "a region's translations stay their blocks'", JIT,
+        "        if not t.dropped:\n            retire(h, t)", "        if 0:\n            pass", ROUNDS,
+    ),
+    Fault(
+        "probation is forgotten", JIT,
+        "if t != NULL and <int>t.region != on_probation(j):", "if t != NULL:", WEB,
+    ),
+)  # fmt: skip
+
+ARITHMETIC = (
+    Fault(
+        "the least number divided by -1 is the processor's", INTEGERS,
+        "alu_ri(c, CMP, wide, RCX, -1)", "alu_ri(c, CMP, wide, RCX, -2)", INTEGER,
+    ),
+    Fault(
+        "dividing by zero gives zero in translated code", INTEGERS,
+        "mov_ri(c, RAX, NONE)", "mov_ri(c, RAX, 0)", INTEGER,
+    ),
+    Fault(
+        "mulhsu's correction is added", INTEGERS,
+        "alu_rr(c, SUB, 1, RDX, RAX)", "alu_rr(c, ADD, 1, RDX, RAX)", INTEGER,
+    ),
+    Fault(
+        "sub's operands change places", INTEGERS,
+        "        if commutes:\n", "        if 1:\n", INTEGER,
+    ),
+    Fault(
+        "slt leaves the upper bytes", INTEGERS,
+        "op_rr8(c, OP_MOVZX8, 0, d, RAX)", "mov_rr(c, 1, d, RAX)", INTEGER,
+    ),
+    Fault(
+        "displacements of 128 are taken for -128", ENCODER,
+        "return <int8_t>value == value", "return -128 <= value <= 128", WEB,
+    ),
+    Fault(
+        "the index's upper half is the base's", ENCODER,
+        "(reg >> 3) << 2 | (index >> 3) << 1 | base >> 3", "(reg >> 3) << 2 | (base >> 3) << 1 | base >> 3", INTEGER,
+    ),
+)  # fmt: skip
+
+FLOATING_POINT = (
+    Fault(
+        "`jo` after a conversion to an integer is dropped", FLOATS,
+        "    by_arm(j, CC_O, i, left, outs)\n", "", FLOATING,
+    ),
+    Fault(
+        "flt of equals holds", FLOATS,
+        "CC_A if op == OP_FLT_D else CC_AE", "CC_AE", FLOATING,
+    ),
+    Fault(
+        "feq of NaNs holds", FLOATS,
+        "set_cc(c, CC_NP, RAX)", "set_cc(c, CC_E, RAX)", FLOATING,
+    ),
+    Fault(
+        "the canonical NaN is negative", FLOATS,
+        "k.nan_d[0] = <uint64_t>0x7ff8 << 48", "k.nan_d[0] = <uint64_t>0xfff8 << 48", FLOATING,
+    ),
+    Fault(
+        "every single counts as boxed", FLOATS,
+        "    if j.boxed >> n & 1:\n", "    if 1:\n", FLOATING,
+    ),
+    Fault(
+        "what is no single any more counts as boxed", FLOATS,
+        "        j.boxed &= ~(<uint32_t>1 << n)", "        pass", ROUNDS,
+    ),
+    Fault(
+        "an unboxed single doesn't end the translation", FLOATS,
+        "by_arm(j, CC_NE, i, left, outs).ends = 1", "by_arm(j, CC_NE, i, left, outs)", ROUNDS,
+    ),
+    Fault(
+        "the flag of underflow is a denormal operand's", FLOATS,
+        "FFLAG_UF if n & 16", "FFLAG_UF if n & 2", FLOATING,
+    ),
+    Fault(
+        "fmin and fmax of zeros are the processor's", FLOATS,
+        "    by_arm(j, CC_E, i, left, outs) ", "    # ", FLOATING,
+    ),
+    Fault(
+        "flags that were taken come back", FLOATS,
+        "    mov_mi(c, 0, RBP, off(h, &h.guest_mxcsr), MXCSR_DEFAULT)\n", "", FLOATING,
+    ),
+    Fault(
+        "fflags is read without the last flags", JIT,
+        "        if j.fp:\n            call_to(&j.code, j.sync)\n", "", FLOATING,
+    ),
+    Fault(
+        "static rounding modes don't matter", FLOATS,
+        "elif rm > RM_RMM or rm != RM_RNE and not is_exact(op, single): return 0", "elif rm > RM_RMM: return 0",
+        FLOATING,
+    ),
+    Fault(
+        "fcvt.s.wu takes a negative word", FLOATS,
+        "    if not wide and not is_signed: ", "    if 0: ", FLOATING,
+    ),
+)  # fmt: skip
+
+MUTATIONS = (
+    *KEYS, *COUNTING, *FLOWING, *REGISTERS, *ACCESSES, *MEANINGS, *ARITHMETIC, *FLOATING_POINT
+)  # fmt: skip
