@@ -49,7 +49,18 @@ FREE = (10, 11, 12, 13, 14, 15, 16, 17, 5, 6, 7, 9, 18, 19, 20, 21)  # a0 to a7,
 X, F = disasm.X_NAMES, disasm.F_NAMES
 
 # offsets in the kernel's globals, after what it saves
-SEED, FLIP, SPACES, LEAVES, RARITY, MAIN, TALLY, SITES, PATCHES = 256, 264, 272, 288, 304, 312, 320, 512, 1024
+SEED, FLIP, SPACES, LEAVES, RARITY, MAIN, TALLY, FAULTS, SITES, PATCHES = (
+    256,
+    264,
+    272,
+    288,
+    304,
+    312,
+    320,
+    328,
+    512,
+    1024,
+)
 RIGHTS = 0xCF  # what a fault gives back, beside U
 MULTIPLIER, INCREMENT = 6364136223846793005, 1442695040888963407
 FS = 0x6000
@@ -139,8 +150,8 @@ class Web:
     def smaller(self) -> Iterator[Web]:
         """Webs that leave something away, the largest first; functions stay, since others call them by number."""
         for number, function in enumerate(self.functions):
-            for length in sorted({len(function.items), (len(function.items) + 1) // 2, 1}, reverse=True):
-                for at in range(0, len(function.items) if length else 0, length):
+            for length in sorted({len(function.items), len(function.items) // 2, 1} - {0}, reverse=True):
+                for at in range(0, len(function.items), length):
                     items = function.items[:at] + function.items[at + length :]
                     yield self._with(number, replace(function, items=items))
             for changed in (replace(function, gap=0), replace(function, tail=-1)):
@@ -176,7 +187,8 @@ def _kernel(level: str, user: str) -> bytes:
         # give the rights back, in the space that is on
         f"fault: csrr t1, {level}tval; ld t2, {FLIP}(t0); add t2, t2, t0; ld t2, {LEAVES}(t2); srli t3, t1, 9",
         "andi t3, t3, 0x7f8; srli t4, t1, 9; li t5, 0x800; and t4, t4, t5; or t3, t3, t4; add t2, t2, t3",
-        f"ld t3, 0(t2); ori t3, t3, {bits}; sd t3, 0(t2); sfence.vma t1, zero; j leave",
+        f"ld t3, 0(t2); ori t3, t3, {bits}; sd t3, 0(t2); sfence.vma t1, zero",
+        f"ld t2, {FAULTS}(t0); addi t2, t2, 1; sd t2, {FAULTS}(t0); j leave",
         # a call: the instruction is over; a random number decides
         f"call: csrr t1, {level}epc; addi t1, t1, 4; csrw {level}epc, t1; li t1, {line}; csrw {level}ie, t1",
         f"ld a0, {SEED}(t0); li t1, {MULTIPLIER}; mul a0, a0, t1; li t1, {INCREMENT}; add a0, a0, t1",
@@ -327,7 +339,7 @@ class _Drawer:
         return Item(f"{head}{inner.lines.replace('@_patch: ', '')}; @_skip:", inner.immediates)
 
     def loop(self) -> Item:
-        turns = self.rng.choice((2, 3, 10, 50, 200))
+        turns = self.rng.choice((2, 3, 10, 10, 60))
         inner = (self.straight().lines for _ in range(self.rng.randrange(1, 5)))
         body = "; ".join(inner).replace("@_patch: ", "").replace("{i}", "5")
         return Item(f"addi t4, zero, {turns}; @_top: {body}; addi t4, t4, -1; bne t4, zero, @_top")
@@ -356,7 +368,7 @@ class _Drawer:
             (self.calling_loop, 4), (self.move, 4), (self.rounding, 1),
         )  # fmt: skip
         kind = self.rng.choices([way for way, _ in ways], [weight for _, weight in ways])[0]
-        return Item("ecall") if self.rng.random() < 0.05 else kind()
+        return Item("ecall") if self.rng.random() < 0.1 else kind()
 
 
 def draw(seed: int) -> Web:
