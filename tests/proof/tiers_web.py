@@ -174,7 +174,7 @@ def _kernel(level: str, user: str) -> bytes:
     lines = [
         f"start: li t0, {GLOBALS}; ld t1, {SPACES}(t0); csrw satp, t1; csrw {level}scratch, t0; la t1, trap",
         f"csrw {level}tvec, t1; li t1, {0xFFFF if level == 's' else 0}; csrw medeleg, t1; csrw mideleg, t1",
-        f"li t1, {line}; csrw mie, t1",
+        f"li t1, {line}; csrw mie, t1; csrwi mcounteren, 5; csrwi scounteren, 5",
         f"li t1, {FS | (0x800 if user == 'S' else 0)}; csrw mstatus, t1; ld t1, {MAIN}(t0); csrw mepc, t1",
         *(f"ld x{n}, {8 * n}(t0)" for n in range(1, 32) if n != 5),
         f"mret; .align 64; trap: csrrw t0, {level}scratch, t0; " + "; ".join(f"sd x{n}, {8 * n}(t0)" for n in saved),
@@ -273,7 +273,7 @@ FLOATING = (
     "fmadd.d {0}, {1}, {2}, {0}", "fnmsub.s {0}, {1}, {2}, {1}", "fsqrt.s {0}, {1}", "fmin.d {0}, {1}, {2}",
     "fsgnjx.s {0}, {1}, {2}", "fcvt.d.l {0}, {3}", "fcvt.s.w {0}, {3}", "fcvt.d.s {0}, {1}", "fcvt.s.d {0}, {1}",
     "fcvt.l.d {3}, {1}", "fmv.x.d {3}, {1}", "feq.d {3}, {1}, {2}", "flt.s {3}, {1}, {2}", "fclass.d {3}, {1}",
-    "csrrs {3}, fflags, zero",
+    "csrrs {3}, fflags, zero", "csrrs {3}, instret, zero", "csrrs {3}, cycle, zero",
 )  # fmt: skip
 ACCESSES = ("lb", "lbu", "lh", "lhu", "lw", "lwu", "ld", "sb", "sh", "sw", "sd", "ld", "sd")
 
