@@ -28,7 +28,7 @@ KEYS = (
     ),
     Fault(
         "Clean floating-point state counts as Dirty", JIT,
-        "FLOATING if h.mstatus & STATUS_FS == STATUS_FS and", "FLOATING if h.mstatus & STATUS_FS and", ROUNDS,
+        "FLOATING if h.mstatus & STATUS_FS == STATUS_FS and", "FLOATING if h.mstatus & STATUS_FS and", WEB,
     ),
     Fault(
         "a translation serves every key", JIT,

@@ -96,7 +96,10 @@ def notice(folder: Path, catcher: str, tier: str) -> str:
         outcome = run_piece(folder, environment_in(folder, tier), piece)
     except subprocess.TimeoutExpired:
         return f"{catcher}: not done after {SECONDS} s"
-    return f"{catcher}: {outcome.differences[0].splitlines()[0]}"[:160] if outcome.differences else ""
+    if not outcome.differences:
+        return ""
+    told = outcome.differences[0].splitlines()[0]  # which begins with the piece's command
+    return told.removeprefix("piece ")[:160]
 
 
 def short_form(folder: Path) -> str:
