@@ -6,6 +6,7 @@ Whether the core itself passes is for `python -m tests.proof --only builds` to s
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tests.proof import builds, coverage, mutations
 from tests.proof.coverage import Counts, Excuse
 from tests.proof.mutants import ENCODING, Mutation
 from tests.proof.mutations import MUTATIONS
+from tests.proof.pieces import Outcome, Piece
 from vpod import isa
 
 ROOT = Path(__file__).parents[1]
@@ -79,6 +81,27 @@ def test_whatever_is_no_passed_test_is_a_difference(tmp_path: Path, what: str) -
         assert outcome.differences
 
 
+def test_the_tests_run_in_both_tiers_and_the_translator_is_pressed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What no directed test does, tiny memories and evictions, pieces of the target `tiers` do on each build."""
+    ran: list[str] = []
+
+    def tests(folder: Path, environment: dict[str, str], names: list[str]) -> Outcome:
+        ran.append(environment["VPOD_JIT"])
+        return Outcome({"tests": len(names)})
+
+    def piece(folder: Path, environment: dict[str, str], wanted: Piece) -> Outcome:
+        ran.append(f"{wanted.target} {wanted.arguments['kind']}")
+        return Outcome({"pieces": 1})
+
+    monkeypatch.setattr(builds, "prepared", lambda build: contextlib.nullcontext(tmp_path))
+    monkeypatch.setattr(builds, "run_tests", tests)
+    monkeypatch.setattr(builds, "run_piece", piece)
+    assert builds.run("checked", "tests", "short", 1).counts["pieces"] == 3
+    assert ran == ["0", "force", "tiers rounds", "tiers web", "tiers episodes"]
+
+
 def test_another_core_than_the_one_that_was_built_is_refused(tmp_path: Path) -> None:
     """Nothing was built in this folder, so what is imported is the package's own core."""
     with pytest.raises(RuntimeError, match="not the checked core is imported"):
@@ -128,6 +151,25 @@ def records(*counts: tuple[int, int]) -> list[dict[str, int]]:
 def test_lines_are_summed_over_functions_and_glue_is_left_out() -> None:
     source = ["cdef f(a):", '    """Says what."""', "    return a", "from x cimport y"]
     assert coverage.executable(records((1, 1), (2, 0), (3, 0), (3, 2), (4, 0), (99, 0)), source) == {1: 1, 3: 2}
+
+
+def test_lines_that_both_modules_have_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chapter that both include: what either of them reached was reached."""
+    told = {
+        "_cpu": [{"file": "vpod/_a.pxd", "lines": records((1, 0), (2, 3)), "functions": []}],
+        "_jit": [
+            {"file": "vpod/_a.pxd", "lines": records((1, 2), (3, 0)), "functions": []},
+            {"file": "vpod/_jit.pyx", "lines": records((1, 1)), "functions": [{"name": "f", "execution_count": 4}]},
+            {"file": "/usr/include/stdio.h", "lines": records((1, 1)), "functions": []},
+        ],
+    }
+    monkeypatch.setattr(coverage, "asked", lambda folder, module: told[module])
+    (tmp_path / "vpod").mkdir()
+    (tmp_path / "vpod" / "_a.pxd").write_text("a\nb\nc\n")
+    (tmp_path / "vpod" / "_jit.pyx").write_text("d\n")
+    counts = coverage.read_counts(tmp_path)
+    assert counts.lines == {"vpod/_a.pxd": {1: 2, 2: 3, 3: 0}, "vpod/_jit.pyx": {1: 1}}
+    assert counts.functions == {"f": 4}
 
 
 def test_what_leads_into_a_reached_line_was_reached() -> None:
