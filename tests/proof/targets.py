@@ -47,7 +47,7 @@ TARGETS = {
             "tiers",
             "the interpreter",
             {
-                "short": {"instructions": 400_000_000, "translations": 300_000, "regions": 5_000, "moved": 10_000},
+                "short": {"instructions": 300_000_000, "translations": 300_000, "regions": 5_000, "moved": 10_000},
                 "long": {
                     "instructions": 10_000_000_000,
                     "translations": 10_000_000,
