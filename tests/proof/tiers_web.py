@@ -122,6 +122,7 @@ class Web:
         rng = random.Random(f"web {self.seed}")
         (code, labels), (other, _) = self.code(0), self.code(1)
         satps, leaves, tables, sites = _spaces(self.user)
+        changed = [*rng.choices(sites[:-HEAP_PAGES], k=36), *rng.choices(sites[-HEAP_PAGES:], k=28)]
         starts = [
             labels[f"f{n}"] + SECOND * rng.getrandbits(1) for n in rng.choices(range(len(self.functions)), k=COUNT)
         ]
@@ -132,7 +133,7 @@ class Web:
         at_globals = bytearray(PAGE)
         for offset, values in (
             (0, state), (SEED, [rng.getrandbits(64)]), (SPACES, satps), (LEAVES, leaves), (RARITY, [self.rarity]),
-            (MAIN, [WINDOW]), (SITES, [site for site in rng.choices(sites, k=64)]), (PATCHES, patches),
+            (MAIN, [WINDOW]), (SITES, rng.sample(changed, 64)), (PATCHES, patches),
         ):  # fmt: skip
             at_globals[offset : offset + 8 * len(values)] = dwords(*values)
         memory = (
@@ -235,7 +236,7 @@ def _spaces(user: str) -> tuple[tuple[int, int], tuple[int, int], bytes, tuple[i
                 space.map(at, frame, letters)
                 sites.append(space.entry(at) & 0xFFF)
         for page in range(HEAP_PAGES):
-            space.map(HEAP + PAGE * page, HEAP_FRAMES[number] + PAGE * page, letters)
+            space.map(HEAP + PAGE * page, HEAP_FRAMES[number] + PAGE * (page * 3 % HEAP_PAGES), letters)
             sites.append(space.entry(HEAP + PAGE * page) & 0xFFF)
         for page, at in enumerate((STACK, STACK + PAGE, POINTERS)):
             space.map(at, FIXED_FRAMES + PAGE * page, letters)
@@ -309,14 +310,35 @@ class _Drawer:
     def access(self) -> Item:
         name = self.rng.choice(ACCESSES)
         size = {"b": 1, "h": 2, "w": 4, "d": 8}[name[1]]
-        offset = self.rng.randrange(-1024, 2047 - 8)
-        if self.rng.random() < 0.9:
+        offset = self.rng.randrange(-1024, 2047 - 8) if self.rng.random() < 0.3 else self.rng.randrange(-40, 40)
+        if self.rng.random() < 0.7:
             offset &= -size
         return Item(f"{name} {self.register()}, {offset}(s0)")
 
     def floating_access(self) -> Item:
         name = self.rng.choice(("fld", "flw", "fsd", "fsw"))
         return Item(f"{name} {F[self.rng.randrange(24)]}, {8 * self.rng.randrange(-128, 255)}(s0)")
+
+    def record(self) -> Item:
+        """Several accesses off one register, which may be moved on among them: what one check may stand for."""
+        rng, words = self.rng, []
+        base = rng.choice(("s0", "t3", "sp"))
+        first = {"s0": -24, "t3": rng.choice((-64, -8, 0, 24)), "sp": -96}[base]
+        if base == "t3":
+            words.append(f"addi t3, s0, {8 * rng.randrange(-4, 5)}")
+        for _ in range(rng.randrange(3, 9)):
+            name = rng.choice((*ACCESSES, "fld", "fsd"))
+            register = F[rng.randrange(24)] if name.startswith("f") else self.register()
+            words.append(f"{name} {register}, {first + 8 * rng.randrange(8)}({base})")
+            if base == "t3" and rng.random() < 0.2:
+                words.append(f"addi t3, t3, {rng.choice((8, -16, 40, 1, 0x7F8))}")
+            if rng.random() < 0.2:
+                words.append(
+                    f"{rng.choice(('add', 'xor', 'mul'))} {self.register()}, {self.register()}, {register}"
+                    if not name.startswith("f")
+                    else f"addi {self.register()}, {self.register()}, 1"
+                )
+        return Item("; ".join(words))
 
     def call(self) -> Item:
         target = self.rng.randrange(self.functions)
@@ -354,17 +376,25 @@ class _Drawer:
         target = self.rng.choice(targets)
         return Item(f"la t3, {target}; lhu t5, 2(t3); li t6, 0x2aa0; xor t5, t5, t6; sh t5, 2(t3); fence.i")
 
+    def patch_ahead(self) -> Item:
+        """The next instruction is rewritten, and executed: mostly without a fence, which neither tier needs."""
+        a, b = self.register(), self.register()
+        fence = "fence.i; " * (self.rng.random() < 0.3)
+        stores = "sh t5, 2(t3); sh t5, 2(t3)" if self.rng.random() < 0.7 else "sh t5, 2(t3)"
+        text = f"la t3, @_ahead; lhu t5, 2(t3); li t6, 0x2aa0; xor t5, t5, t6; {stores}; {fence}"
+        return Item(f"{text}@_ahead: addi {a}, {b}, {{i}}", self.immediate())
+
     def rounding(self) -> Item:
         return Item(f"csrrwi zero, frm, {self.rng.choice((0, 0, 0, 1, 2))}")
 
     def move(self) -> Item:
         """The heap's pointer goes elsewhere."""
-        where = HEAP + PAGE * self.rng.randrange(1, HEAP_PAGES) - self.rng.choice((0x800, 0x20, 8, 3))
+        where = HEAP + PAGE * self.rng.randrange(1, HEAP_PAGES) - self.rng.choice((0x800, 0x20, 8, 3, 0, -8))
         return Item(f"li s0, {where}")
 
     def item(self) -> Item:
         ways = (
-            (self.straight, 50), (self.skip, 12), (self.loop, 5), (self.call, 8), (self.any_call, 5),
+            (self.straight, 42), (self.skip, 12), (self.loop, 5), (self.record, 10), (self.call, 8), (self.any_call, 5),
             (self.calling_loop, 4), (self.move, 4), (self.rounding, 1),
         )  # fmt: skip
         kind = self.rng.choices([way for way, _ in ways], [weight for _, weight in ways])[0]
@@ -383,11 +413,23 @@ def draw(seed: int) -> Web:
         functions.append(Function(gap, items, rng.randrange(count) if rng.random() < 0.15 else -1))
     kernel, user = rng.choice((("s", "U"), ("s", "U"), ("m", "U"), ("m", "S")))
     web = Web(tuple(functions), kernel, user, seed, rng.choice((0, 3, 7, 63, 255)))
+    return _patching(web, drawer) if rng.random() < 0.35 else web
+
+
+def _patching(web: Web, drawer: _Drawer) -> Web:
+    """The web, where some functions rewrite what comes next, and then any function's immediate."""
+    rng = drawer.rng
+    functions = []
+    for function in web.functions:
+        at = rng.randrange(len(function.items))
+        ahead = (drawer.patch_ahead(),) if rng.random() < 0.4 else ()
+        functions.append(replace(function, items=(*function.items[:at], *ahead, *function.items[at:])))
+    web = replace(web, functions=tuple(functions))
     targets = [name for name in web.code(0)[1] if name.endswith("_patch")]
-    if not targets or rng.random() < 0.7:
+    if not targets:
         return web
     patched = [
         replace(function, items=(*function.items, drawer.patch(targets))) if rng.random() < 0.3 else function
-        for function in functions  # behind all items, whose labels are their numbers
+        for function in web.functions  # behind all items, whose labels are their numbers
     ]
     return replace(web, functions=tuple(patched))
