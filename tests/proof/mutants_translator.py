@@ -14,6 +14,7 @@ JIT, TRANSLATOR, ENCODER = "vpod/_jit.pyx", "vpod/_translator.pxd", "vpod/_x86.p
 FLOW, INTEGERS, MEMORY = "vpod/_emit_flow.pxd", "vpod/_emit_integer.pxd", "vpod/_emit_memory.pxd"
 FLOATS = "vpod/_emit_float.pxd"
 
+EPISODES = "tiers kind=episodes seed=1 first=0 scenes=30 effort=3000000 shrinking=0"
 ROUNDS = "tiers kind=rounds seed=1 first=0 scenes=30 effort=5000000 shrinking=0"  # what a piece of the short form does
 WEB = "tiers kind=web seed=1 first=0 scenes=40 effort=10000000 shrinking=0"
 
@@ -53,17 +54,21 @@ COUNTING = (
         "        if o.left:\n            alu_ri(c, ADD, 1, R15, o.left)", "        if 0:\n            pass", WEB,
     ),
     Fault(
-        "an arm that doesn't return gives nothing back", FLOW,
-        "    if left:\n        alu_ri(c, ADD, 1, R15, left)", "    if 0:\n        pass", WEB,
+        "an arm that doesn't return gives nothing back", JIT,
+        "    h.countdown += single.left\n", "", WEB,
     ),
     Fault(
-        "an access that faults is counted", MEMORY,
-        "emit_exit(j, o.at, o.left + 1)", "emit_exit(j, o.at, o.left)", WEB,
+        "an access that faults is counted", JIT,
+        "    patch(fault, c.at)\n    alu_ri(c, ADD, 1, R15, 1)\n", "    patch(fault, c.at)\n", WEB,
     ),
     Fault(
         "helpers see an old countdown", JIT,
-        "    mov_mr(c, 1, RBP, off(h, &h.countdown), R15)\n    mov_rr(c, 1, RSI, RAX)", "    mov_rr(c, 1, RSI, RAX)",
+        "    mov_mr(c, 1, RBP, off(h, &h.countdown), R15)\n    lea_rm", "    lea_rm",
         WEB,
+    ),
+    Fault(
+        "a trap that stays in translated code is free", JIT,
+        "        h.countdown -= 1   ", "        pass   ", EPISODES,
     ),
     Fault(
         "the countdown may end within a trace", JIT,
@@ -73,6 +78,23 @@ COUNTING = (
 )  # fmt: skip
 
 FLOWING = (
+    Fault(
+        "interrupts wait while translated code goes on", JIT,
+        "    take_interrupt(h)\n    key = key_of(h)", "    key = key_of(h)", EPISODES,
+    ),
+    Fault(
+        "an arm that changes the key goes on in the old one", JIT,
+        "if key < 0 or key >> 2 != fp:", "if key < 0:", WEB,
+    ),
+    Fault(
+        "what an arm goes on with has the old page", JIT,
+        "    h.page_va = h.pc & ~<uint64_t>(PAGE_SIZE - 1)\n", "", WEB,
+    ),
+    Fault(
+        "what an arm goes on with has the old generation", JIT,
+        "    h.running_generation = h.generation[h.priv]\n    h.running_key = <uint32_t>key\n    return landing.code",
+        "    h.running_key = <uint32_t>key\n    return landing.code", WEB,
+    ),
     Fault(
         "a link into another page doesn't ask for the generation", FLOW,
         "        older = jump_cc(c, CC_NE)\n", "        older = NULL\n", WEB,
@@ -121,7 +143,7 @@ FLOWING = (
     ),
     Fault(
         "an arm in translated code is at its page's start", JIT,
-        "h.block_pc = h.page_va + <uint64_t>single.block.heat", "h.block_pc = h.page_va", WEB,
+        "h.block_pc = h.page_va + <uint64_t>single.at", "h.block_pc = h.page_va", WEB,
     ),
     Fault(
         "auipc counts from its block in translated code", INTEGERS,
@@ -187,11 +209,9 @@ ACCESSES = (
         "elif i.op == OP_LW: op_rr(c, OP_MOVSXD, 1, d, RAX)", "elif i.op == OP_LW: mov_rr(c, 0, d, RAX)", ROUNDS,
     ),
     Fault(
-        "a store into code goes on in the old code", MEMORY,
-        "        alu_mi(c, CMP, 0, RBP, off(h, &h.status), LEAVE)\n        on = jump_cc(c, CC_NE)\n"
-        "        emit_exit(j, o.at + i.length, o.left)",
-        "        alu_mi(c, CMP, 0, RBP, off(h, &h.status), LEAVE)\n        on = jump_cc(c, CC_NE)\n"
-        "        jump_to(c, o.done)", WEB,
+        "a store into code goes on in the old code", JIT,
+        "    h.status = store_slow(h, va, size, value)",
+        "    h.status = store_slow(h, va, size, value)\n    if h.status == LEAVE: h.status = CONTINUE", WEB,
     ),
     Fault(
         "the window is refilled for stores by the right to read", JIT,
