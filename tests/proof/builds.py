@@ -78,7 +78,7 @@ def borrowed(seed: int) -> Sequence[Piece]:
 
 def both_tiers(form: Form, seed: int) -> Sequence[Piece]:
     """Pieces of the target `tiers` that belong to the tests: no test takes code from the translator, and moves it."""
-    scenes = 8 if form == "short" else 40
+    scenes = 16 if form == "short" else 60
     effort = 1_000_000
     return [
         Piece("tiers", {"kind": kind, "seed": seed, "first": 0, "scenes": scenes, "effort": effort}, 1200)
