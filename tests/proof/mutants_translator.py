@@ -238,11 +238,20 @@ MEANINGS = (
     ),
     Fault(
         "a flush keeps the landings", CODE,
-        "if h.landed >> key & 1:", "if 0:", WEB,
+        "        if h.landed & keys & (<uint32_t>1 << key):", "        if 0:", WEB,
     ),
     Fault(
         "sfence.vma of a page keeps U's generation", CODE,
-        "    new_generation(h, PRIV_U)\n    new_generation(h, PRIV_S)", "    new_generation(h, PRIV_S)", WEB,
+        "        new_generation(h, PRIV_U)\n        new_generation(h, PRIV_S)",
+        "        new_generation(h, PRIV_S)", WEB,
+    ),
+    Fault(
+        "a page where code was entered isn't noted", CODE,
+        "    entered_word(h, va, &bit)[0] |= bit", "    entered_word(h, va, &bit)[0] |= 0", WEB,
+    ),
+    Fault(
+        "a change of user's pages keeps user's landings", CODE,
+        "else 0x11)", "else 0x10)", WEB,
     ),
     Fault(
         "an undone link still leads there", CODE,
@@ -258,7 +267,7 @@ MEANINGS = (
     ),
     Fault(
         "landings lead into a region that is filled anew", JIT,
-        "        h.exit_link = NULL\n    land_flush(h)\n\ncdef bint begin_region",
+        "        h.exit_link = NULL\n    land_flush(h, (1 << KEYS) - 1)\n\ncdef bint begin_region",
         "        h.exit_link = NULL\n\ncdef bint begin_region", WEB,
     ),
     Fault(

@@ -3,7 +3,7 @@
 Three kinds of scenes (`tiers_scene.py`): *rounds* of user programs under changing keys and address spaces
 (`tiers_rounds.py`), a *web* of functions whose pages change under it (`tiers_web.py`), and the *episodes* of the target
 `privileged` over and over (`tiers_episodes.py`). Each runs with a translator of its own kind: at once or when code is
-hot, with memory for code from the least to plenty, traces from 1 to 128, landings from 1 to 1024. The budgets are
+hot, with memory for code from the least to plenty, traces from 1 to 128, landings from 1 to 4096. The budgets are
 random, so that code is left anywhere, and after each all of the architectural state is compared: registers, CSRs,
 counters, privilege, memory. Interrupts come, and devices write into code, between two budgets.
 

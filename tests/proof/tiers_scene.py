@@ -104,7 +104,7 @@ def draw_tier(rng: random.Random) -> Tier:
         at_once=rng.random() < 0.5,
         memory=rng.choice((192 << 10, 192 << 10, 256 << 10, 1 << 20, 64 << 20)),
         trace=rng.choice((1, 2, rng.randrange(1, 129), 128, 128, 128)),
-        landings=1 << rng.choice((0, 1, rng.randrange(11), 10, 10, 10)),
+        landings=1 << rng.choice((0, 1, rng.randrange(13), 12, 12, 12)),
     )
 
 
