@@ -13,7 +13,7 @@ Invariants:
 - A configuration is what it says: every line of the fragment holds in the configuration that was built.
 - The same source, fragment and compiler give the same image, byte for byte: no time, path, user or host is in it.
 - A kernel appears in `$VPOD_HOME/kernels` whole or not at all, under a digest of source, fragment and compiler. What a
-  killed build leaves behind is one folder whose name begins with a dot; the next build of the same kernel deletes it.
+  killed build leaves behind is one folder whose name begins with a dot; the next build deletes it.
 
 Sources: Linux, `Documentation/kbuild/kconfig.rst` and `reproducible-builds.rst`.
 """
@@ -113,12 +113,12 @@ def current(description: Description, archive: Archive) -> Built:
     folder = paths.kernel_folder()
     digest = _digest(FORMAT, package.sha256, fragment, compiler)
     path = folder / f"{description.key}-{digest}.kernel"
-    with paths.locked(folder / f".{path.name}.lock"):
+    with paths.locked(folder / f".{description.key}.lock"):
         if path.is_file():
             with suppress(VerificationFailed):  # a damaged one is built again
                 return _read(path)
         source = archive.fetch([package], f"the source of Linux, {package.version}")[0]
-        with _workshop(folder / f".{path.name}.build") as workshop:
+        with _workshop(folder / f".{description.key}.build") as workshop:
             built = _build(description, package, source, workshop, compiler, archive.report)
         _write(path, built)
     return built

@@ -383,7 +383,7 @@ def test_what_a_killed_build_left_is_swept(tools: Path, archive: FakeArchive) ->
     build(archive)
     (path,) = paths.kernel_folder().iterdir()
     path.unlink()
-    rest = path.with_name(f".{path.name}.build")
+    rest = path.with_name(".lean.build")
     (rest / "linux-source-6.12").mkdir(parents=True)
     (rest / "linux-source-6.12/VERSION").write_text("half")
     assert build(archive).image == b"one"
