@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from email.utils import parsedate_to_datetime
@@ -189,24 +190,29 @@ class Archive:
         self._fetcher = fetcher
         self.report = fetcher.report
         self._components = list(components)
+        self._trusted = list(keys) if keys is not None else archive_keys()
         self.suite = suite
-        trusted = list(keys) if keys is not None else archive_keys()
         failures: list[str] = []
         for base in mirrors(mirror, apt=apt):
-            url = f"{base}/dists/{quote(suite)}/InRelease"
-            fields: dict[str, str] = {}
-
-            def check(data: bytes, url: str = url, fields: dict[str, str] = fields) -> None:
-                fields.update(verify_release(data, trusted, suite, where=url))
-
             try:
-                fetcher.fetch_proved("InRelease", [url], check, MAX_RELEASE)
+                self._take_release(base, suite)
             except SourceUnreachable as error:
                 failures.append(str(error))
                 continue
-            self.mirror, self.release = base, fields
             return
         raise SourceUnreachable("\n".join(failures))
+
+    def _take_release(self, mirror: str, name: str) -> None:
+        """Fetch and verify the release that stands under a name of the suite, and go on with it."""
+        url = f"{mirror}/dists/{quote(name)}/InRelease"
+        fields: dict[str, str] = {}
+
+        def check(data: bytes) -> None:
+            fields.update(verify_release(data, self._trusted, self.suite, where=url))
+
+        self._fetcher.fetch_proved("InRelease", [url], check, MAX_RELEASE)
+        self.mirror, self.release, self._folder = mirror, fields, f"{mirror}/dists/{quote(name)}/"
+        self.__dict__.pop("digests", None)
 
     @cached_property
     def digests(self) -> dict[str, tuple[str, int]]:
@@ -220,18 +226,38 @@ class Archive:
 
     @cached_property
     def index(self) -> Index:
-        """The packages of all components, fetched and checked when first asked for."""
-        return Index([self._packages(component) for component in self._components])
+        """The packages of all components, fetched and checked when first asked for.
+
+        A mirror that is being updated may have a new release and old indexes. Its other name of the suite (`stable` of
+        `trixie`) is then often whole: another signed release of the same suite, which is said.
+        """
+        try:
+            return Index([self._packages(component) for component in self._components])
+        except (SourceUnreachable, VerificationFailed):
+            first, folder = self.release, self._folder
+            for name in (self.release.get("Suite"), self.release.get("Codename")):
+                if name is None or name == self.suite:
+                    continue
+                with suppress(SourceUnreachable, VerificationFailed):
+                    self._take_release(self.mirror, name)
+                    found = Index([self._packages(component) for component in self._components])
+                    self.report.line(
+                        f"The mirror's {self.suite} of {first.get('Date')} does not fit its indexes; "
+                        f"took its {name}, of {self.release.get('Date')}"
+                    )
+                    return found
+            self.release, self._folder = first, folder
+            self.__dict__.pop("digests", None)
+            raise
 
     def _packages(self, component: str) -> str:
         path = f"{component}/binary-{ARCHITECTURE}/Packages.xz"
         if path not in self.digests:
             raise VerificationFailed(f"{self.mirror}: {self.suite} lists no {path}; it has nothing for {ARCHITECTURE}")
         sha256, size = self.digests[path]
-        base = f"{self.mirror}/dists/{quote(self.suite)}/"
-        urls = [base + path]
+        urls = [self._folder + path]
         if self.release.get("Acquire-By-Hash") == "yes":
-            urls.insert(0, f"{base}{path.rpartition('/')[0]}/by-hash/SHA256/{sha256}")
+            urls.insert(0, f"{self._folder}{path.rpartition('/')[0]}/by-hash/SHA256/{sha256}")
         name = f"Packages-{self.suite}-{component}-{ARCHITECTURE}.xz"
         wanted = Wanted(name, tuple(urls), Digest("sha256", sha256), size)
         (found,) = self._fetcher.fetch_all([wanted], f"the package index of {self.suite}/{component}")

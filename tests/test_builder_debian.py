@@ -166,6 +166,21 @@ def test_each_altered_link_of_the_chain_stops_it(tmp_path: Path, key: pysequoia.
         assert sha256(files[path]) not in {name.rpartition("-")[2] for name in files_below(tmp_path / str(number))}
 
 
+def test_a_mirror_that_is_being_updated(tmp_path: Path, key: pysequoia.Tsk, capsys: pytest.CaptureFixture[str]) -> None:
+    """The new release of trixie names indexes that are still the old ones; the other name is whole."""
+    files = archive_files(key)
+    newer = release_text(Acquire_By_Hash="yes") + f"SHA256:\n {sha256(b'new')} 3 main/binary-riscv64/Packages.xz\n"
+    updated = {**files, "/dists/trixie/InRelease": signed(key, newer)}
+    with mirror(updated) as server, pytest.raises(SourceUnreachable, match=sha256(b"new")):
+        _ = open_archive(tmp_path / "a", server.url, key).index
+    old = {path.replace("/trixie/", "/stable/"): data for path, data in files.items()}
+    with mirror(old | {"/dists/trixie/InRelease": signed(key, newer)}) as server:
+        fetcher = Fetcher(Report(), cache=tmp_path, places=[], offline=False)
+        archive = Archive(fetcher, suite="trixie", components=["main"], mirror=server.url, keys=[certificate(key)])
+        assert archive.index.get("hello") is not None
+    assert "took its stable" in capsys.readouterr().err
+
+
 def test_an_unreachable_mirror_is_named(tmp_path: Path, key: pysequoia.Tsk) -> None:
     with mirror({}) as server, pytest.raises(SourceUnreachable, match="HTTP 404") as caught:
         open_archive(tmp_path / "c", server.url, key)
