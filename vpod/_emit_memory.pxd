@@ -10,6 +10,9 @@ depends on its base by one instruction.
 Several accesses off one unchanged base are a *group*: its first and last byte are compared, and the accesses are one instruction each. If they
 are not all in one page, a copy of these instructions behind the translation checks each of them.
 
+A base that was loaded in the same trace is a pointer from a structure and may lead anywhere: its accesses ask the TLB itself, which takes three
+instructions more, and the time of a load more until the address is known.
+
 A miss refills the window from the TLB and tries again; if that misses too, C does the access, with the page tables, PMP, devices and
 decoded code, and may say that the instruction faults. Windows are emptied with the TLB.
 """
@@ -69,11 +72,30 @@ cdef inline bint is_access(Jit* j, int op) noexcept nogil:
 cdef inline bint writes(int op) noexcept nogil:
     return is_store(op) or is_float_store(op)
 
+cdef inline bint is_chased(Jit* j, int n) noexcept nogil:
+    return j.chased >> n & 1
+
+cdef inline void follow(Jit* j, Insn* i) noexcept nogil:
+    """Keep `j.chased` after an instruction: loaded pointers stay so when a constant is added."""
+    if writes(i.op) or is_float_load(i.op) or i.rd == X0_SINK or OP_BEQ <= i.op <= OP_BGEU or i.op > OP_REMUW:
+        return
+    if i.op == OP_LD or i.op == OP_ADDI and is_chased(j, i.rs1):
+        j.chased |= <uint32_t>1 << i.rd
+    else:
+        j.chased &= ~(<uint32_t>1 << i.rd)
+
+cdef inline void emit_index(Code* c) noexcept nogil:
+    """RDX becomes the offset in a TLB of the entry for the address in RCX."""
+    mov_rr(c, 0, RDX, RCX)
+    shift_ri(c, SHR, 0, RDX, PAGE_SHIFT - 5)                 # an entry is 32 bytes
+    alu_ri(c, AND, 0, RDX, (TLB_SIZE - 1) << 5)
+
 cdef inline void emit_window(Hart* h, Jit* j, Insn* i, Place* place, int left) noexcept nogil:
     """Check the access, unless its group was. `place` says where it is then: [base + RDX + imm], or [RAX]; RCX is lost."""
     cdef Code* c = &j.code
     cdef Window* w = &h.window[j.key & 3][i.rs1]
-    cdef bint inside = j.step <= j.group.last
+    cdef TlbEntry* e = &h.tlb[j.key & 3][0]
+    cdef bint inside = j.step <= j.group.last, direct
     cdef uint8_t* start = c.at
     place.out = NULL
     place.base = use(c, i.rs1, RAX)
@@ -81,17 +103,26 @@ cdef inline void emit_window(Hart* h, Jit* j, Insn* i, Place* place, int left) n
     place.index = RDX
     if inside and i.rs1 == j.group.base:
         return
+    direct = not inside and is_chased(j, i.rs1)
     lea_rm(c, 1, RCX, place.base, i.imm)
+    if direct:
+        emit_index(c)
     alu_ri(c, AND, 1, RCX, -PAGE_SIZE | ((1 << log_size(i.op)) - 1))
-    alu_rm(c, CMP, 1, RCX, RBP, off(h, &w.write_tag) if writes(i.op) else off(h, &w.read_tag))
+    if direct:
+        op_rx(c, CMP << 3 | 3, 1, RCX, RBP, RDX, 0, off(h, &e.write_tag) if writes(i.op) else off(h, &e.read_tag))
+    else:
+        alu_rm(c, CMP, 1, RCX, RBP, off(h, &w.write_tag) if writes(i.op) else off(h, &w.read_tag))
     place.out = out_of_line(j, OUT_STORE if writes(i.op) else OUT_LOAD, jump_cc(c, CC_NE), i, left)
     place.out.back = start                                   # a refilled window is compared again
+    place.out.direct = direct
     if inside:                                               # RDX is the group's
         lea_rm(c, 1, RAX, place.base, i.imm)
         alu_rm(c, ADD, 1, RAX, RBP, off(h, &w.addend))
         place.base = RAX
         place.disp = 0
         place.index = -1
+    elif direct:
+        op_rx(c, OP_MOV_LOAD, 1, RDX, RBP, RDX, 0, off(h, &e.addend))
     else:
         mov_rm(c, 1, RDX, RBP, off(h, &w.addend))
 
@@ -157,6 +188,7 @@ cdef inline Group group_at(Jit* j, int first) noexcept nogil:
     g.high = i.imm + (1 << log_size(i.op)) - 1
     g.count = 0
     g.write = 0
+    g.direct = is_chased(j, g.base)
     g.last = first
     for k in range(first, j.step_count):
         i = j.steps[k].insn
@@ -178,28 +210,39 @@ cdef inline Group group_at(Jit* j, int first) noexcept nogil:
             break
     return g
 
+cdef inline uint8_t* emit_page_check(Hart* h, Code* c, Group* g, Window* w, TlbEntry* e) noexcept nogil:
+    """Is the address in RCX in the page of the window, or of the TLB's entry at RDX? The jump that says no."""
+    alu_ri(c, AND, 1, RCX, -PAGE_SIZE)
+    if g.direct:
+        op_rx(c, CMP << 3 | 3, 1, RCX, RBP, RDX, 0, off(h, &e.write_tag) if g.write else off(h, &e.read_tag))
+    else:
+        alu_rm(c, CMP, 1, RCX, RBP, off(h, &w.write_tag) if g.write else off(h, &w.read_tag))
+    return jump_cc(c, CC_NE)
+
 cdef inline void emit_group(Hart* h, Jit* j, Group* g, int left) noexcept nogil:
     """Check that all of a group lies in the page of its window; RDX is the window's addend then."""
     cdef Code* c = &j.code
     cdef Window* w = &h.window[j.key & 3][g.base]
-    cdef int32_t tag = off(h, &w.write_tag) if g.write else off(h, &w.read_tag)
+    cdef TlbEntry* e = &h.tlb[j.key & 3][0]
     cdef int base = use(c, g.base, RAX)
     cdef uint8_t* low
     cdef Out* o
     lea_rm(c, 1, RCX, base, g.low)
-    alu_ri(c, AND, 1, RCX, -PAGE_SIZE)
-    alu_rm(c, CMP, 1, RCX, RBP, tag)
-    low = jump_cc(c, CC_NE)
+    if g.direct:
+        emit_index(c)
+    low = emit_page_check(h, c, g, w, e)
     lea_rm(c, 1, RCX, base, g.high)
-    alu_ri(c, AND, 1, RCX, -PAGE_SIZE)
-    alu_rm(c, CMP, 1, RCX, RBP, tag)
-    o = out_of_line(j, OUT_GROUP, jump_cc(c, CC_NE), j.steps[j.step].insn, left)
+    o = out_of_line(j, OUT_GROUP, emit_page_check(h, c, g, w, e), j.steps[j.step].insn, left)
     o.low = low
     o.back = c.at
     o.group = g[0]
     o.step = j.step
     o.boxed = j.boxed
-    mov_rm(c, 1, RDX, RBP, off(h, &w.addend))
+    o.chased = j.chased
+    if g.direct:
+        op_rx(c, OP_MOV_LOAD, 1, RDX, RBP, RDX, 0, off(h, &e.addend))
+    else:
+        mov_rm(c, 1, RDX, RBP, off(h, &w.addend))
 
 cdef inline void emit_group_miss(Hart* h, Jit* j, Out* o) noexcept nogil:
     """The window is refilled, and the check repeated; what still isn't in one page goes on behind this, access by access."""
@@ -208,6 +251,8 @@ cdef inline void emit_group_miss(Hart* h, Jit* j, Out* o) noexcept nogil:
     cdef Window* w = &h.window[mode][o.group.base]
     cdef uint8_t* apart
     patch(o.low, c.at)
+    if o.group.direct:
+        return
     fetch(c, RAX, o.group.base)
     alu_ri(c, ADD, 1, RAX, o.group.low)
     mov_rr(c, 1, RCX, RAX)
@@ -250,12 +295,13 @@ cdef inline void emit_miss(Hart* h, Jit* j, Out* o) noexcept nogil:
     if o.grouped:
         mov_mr(c, 1, RBP, off(h, &h.group_addend), RDX)
     mov_ri(c, RDX, packed(i, size, o.at, o.left))
-    call_to(c, j.refill[j.key & 3][write][size])
-    if o.grouped:
-        mov_rm(c, 1, RDX, RBP, off(h, &h.group_addend))      # the flags stay
-    jump_cc_to(c, CC_E, o.back)
-    if o.grouped:
-        mov_ri(c, RDX, packed(i, size, o.at, o.left))
+    if not o.direct:
+        call_to(c, j.refill[j.key & 3][write][size])
+        if o.grouped:
+            mov_rm(c, 1, RDX, RBP, off(h, &h.group_addend))  # the flags stay
+        jump_cc_to(c, CC_E, o.back)
+        if o.grouped:
+            mov_ri(c, RDX, packed(i, size, o.at, o.left))
     if write and is_float_store(i.op) and FPINS[i.rs2] >= 0:
         sse_rr(c, 0x66, SSE_MOV_TO_GPR, 1, FPINS[i.rs2], RCX)
     elif write and is_float_store(i.op):

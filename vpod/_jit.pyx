@@ -231,6 +231,7 @@ cdef void emit_steps(Hart* h, Jit* j, Translation* t, int first, int last, bint 
                 emit_group(h, j, &g, j.steps[k].left)
                 j.group = g
         emit_insn(h, j, t, &j.steps[k])
+        follow(j, j.steps[k].insn)
         if groups:
             j.ends[k] = j.code.at
     j.group.last = -1
@@ -252,6 +253,7 @@ cdef void emit_out(Hart* h, Jit* j, Translation* t, Out* o) noexcept nogil:
         last = o.group.last
         emit_group_miss(h, j, o)
         j.boxed = o.boxed
+        j.chased = o.chased
         emit_steps(h, j, t, o.step, last, 0)
         jump_to(c, j.ends[last])
     elif o.kind == OUT_NAN:
@@ -288,6 +290,10 @@ cdef void lay_out(Jit* j, Block** parts, int count, int total) noexcept nogil:
             step.left = total - done
             step += 1
     j.step_count = total
+    j.chased = 0
+    for k in range(total):                                   # a list's pointer is what was loaded from it, the turn before
+        if j.steps[k].insn.op == OP_LD and j.steps[k].insn.rd == j.steps[k].insn.rs1:
+            j.chased |= <uint32_t>1 << j.steps[k].insn.rd
 
 cdef Translation* emit_trace(Hart* h, Jit* j, Block** parts, int count, int total) noexcept nogil:
     """Emit a trace at j.code.at, which is writable; j.code.full says whether it is to be thrown away."""

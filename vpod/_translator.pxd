@@ -71,6 +71,7 @@ cdef struct Group:             # loads and stores off one base register that one
     int last                   # the step of the last of them; less than the present one: there is no group
     int count
     bint write                 # are there stores?
+    bint direct                # is the TLB to be asked, not a window?
     int32_t low                # the first byte, from the base
     int32_t high               #   and the last
 
@@ -87,9 +88,11 @@ cdef struct Out:               # what stands out of line, behind a translation
     bint single                # of OUT_NAN: which NaN
     bint ends                  # of OUT_ARM: what follows relies on what the arm doesn't do
     bint grouped               # RDX is a group's and must be kept
+    bint direct                # the TLB was asked, not a window
     Group group                # of OUT_GROUP
     int step                   #   and its first step
     uint32_t boxed             #   and what was known there
+    uint32_t chased
 
 cdef struct Constants:         # of 16 bytes each, as SSE wants them
     uint64_t box[2]            # the upper half of a boxed single
@@ -153,6 +156,7 @@ cdef struct Jit:
     int32_t base               # the offset in its page of the block being translated
     int32_t head               #   and of the first block
     uint32_t boxed             # f registers known to hold boxed singles
+    uint32_t chased            # x registers that hold what was loaded: a pointer from a structure, which may lead anywhere
     Step steps[MAX_TRACE + 1]
     int step_count
     int step                   # the present one
