@@ -180,8 +180,8 @@ ACCESSES = (
     ),
     Fault(
         "a group with stores compares the right to read", MEMORY,
-        "cdef int32_t tag = off(h, &w.write_tag) if g.write else off(h, &w.read_tag)",
-        "cdef int32_t tag = off(h, &w.read_tag)", WEB,
+        "off(h, &w.write_tag) if g.write else off(h, &w.read_tag))\n    return jump_cc",
+        "off(h, &w.read_tag))\n    return jump_cc", WEB,
     ),
     Fault(
         "a group's last byte isn't checked", MEMORY,
