@@ -34,7 +34,7 @@ from tests.proof.pieces import Form, Outcome, Piece
 ROOT = Path(__file__).parents[2]
 REPORT = re.compile(rb"^.*(?:ERROR: AddressSanitizer|runtime error:).*$", re.MULTILINE)
 
-CORE = ("tests/test_core_*.py", "tests/test_exec_fp.py", "tests/test_translator*.py")
+CORE = ("tests/test_core_*.py", "tests/test_exec_fp.py")
 AROUND = ("tests/test_devices_*.py", "tests/test_snapshot.py", "tests/test_bare.py")
 SLOW = ("tests/test_isa.py", "tests/test_softfloat.py", "tests/test_fdt.py", "tests/test_elf.py")
 ORACLES = ("tests/test_core_qemu.py",)  # what another target does at greater length

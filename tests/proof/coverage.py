@@ -101,16 +101,18 @@ def asked(folder: Path, module: str) -> list[dict[str, Any]]:
     return files
 
 
-def executable(records: list[dict[str, int]], source: list[str]) -> dict[int, int]:
+def executable(records: list[dict[str, Any]], source: list[str]) -> dict[int, int]:
     """How often each line of `source` ran, summed over the C functions that it is part of.
 
     Cython makes C's `switch` of a chain of comparisons; then all that is charged to an `elif` is a `break` after its
-    body, which may be dead code. So what leads into a line that was reached counts as reached.
+    body, which may be dead code. So what leads into a line that was reached counts as reached. Cython's own functions
+    (`__Pyx_…`), which it charges to any line, don't count.
     """
     counts: Counter[int] = Counter()
     for record in records:
         number = record["line_number"]
-        if number <= len(source) and not NOT_A_LINE.match(source[number - 1]):
+        glue = record.get("function_name", "").startswith("__Pyx_") and not record["count"]
+        if number <= len(source) and not glue and not NOT_A_LINE.match(source[number - 1]):
             counts[number] += record["count"]
     for number in sorted(counts, reverse=True):
         if source[number - 1].rstrip().endswith(":"):

@@ -210,10 +210,11 @@ def _kernel(level: str, user: str) -> bytes:
         # 4: a frame gets another immediate
         f"addi t1, a1, -4; bnez t1, not_patch; add t1, a2, t0; ld t1, {PATCHES}(t1); lhu t2, 0(t1); li t3, 0x5550",
         "xor t2, t2, t3; sh t2, 0(t1); fence.i; j leave; not_patch:",
-        # 5: FS becomes Clean, so the next flag or register makes it Dirty; 6: MXR
+        # 5: FS becomes Clean, so that the next flag or register makes it Dirty; 6: MXR; 7: FS becomes Dirty
         f"addi t1, a1, -5; bnez t1, not_clean; li t1, 0x2000; csrc {level}status, t1; j leave; not_clean:",
-        f"addi t1, a1, -6; bnez t1, leave; li t1, 0x80000; csrrc t2, {level}status, t1; and t2, t2, t1; bnez t2, leave",
-        f"csrs {level}status, t1; leave: " + "; ".join(f"ld x{n}, {8 * n}(t0)" for n in saved),
+        f"addi t1, a1, -6; bnez t1, not_mxr; li t1, 0x80000; csrrc t2, {level}status, t1; and t2, t2, t1",
+        f"bnez t2, leave; csrs {level}status, t1; j leave; not_mxr:",
+        f"li t1, {FS}; csrs {level}status, t1; leave: " + "; ".join(f"ld x{n}, {8 * n}(t0)" for n in saved),
         f"csrrw t0, {level}scratch, t0; {level}ret",
     ]
     code = assemble("\n".join(lines), RAM).code
@@ -377,12 +378,13 @@ class _Drawer:
         return Item(f"la t3, {target}; lhu t5, 2(t3); li t6, 0x2aa0; xor t5, t5, t6; sh t5, 2(t3); fence.i")
 
     def patch_ahead(self) -> Item:
-        """The next instruction is rewritten, and executed: mostly without a fence, which neither tier needs."""
+        """A loop that rewrites what comes next and executes it: mostly without a fence, which neither tier needs."""
         a, b = self.register(), self.register()
         fence = "fence.i; " * (self.rng.random() < 0.3)
         stores = "sh t5, 2(t3); sh t5, 2(t3)" if self.rng.random() < 0.7 else "sh t5, 2(t3)"
         text = f"la t3, @_ahead; lhu t5, 2(t3); li t6, 0x2aa0; xor t5, t5, t6; {stores}; {fence}"
-        return Item(f"{text}@_ahead: addi {a}, {b}, {{i}}", self.immediate())
+        close = "addi t4, t4, -1; bne t4, zero, @_top"
+        return Item(f"addi t4, zero, 7; @_top: {text}@_ahead: addi {a}, {b}, {{i}}; {close}", self.immediate())
 
     def rounding(self) -> Item:
         return Item(f"csrrwi zero, frm, {self.rng.choice((0, 0, 0, 1, 2))}")
