@@ -11,7 +11,7 @@ Invariants:
 
 - The source package is fetched and checked like any other: its SHA-256 stands in Debian's signed index.
 - A configuration is what it says: every line of the fragment holds in the configuration that was built.
-- The same source, fragment and compiler give the same image, byte for byte: no time, path, user or host is in it.
+- No time, path, user or host of the build goes into the image (Linux's own guide; two images were not yet compared).
 - A kernel appears in `$VPOD_HOME/kernels` whole or not at all, under a digest of source, fragment and compiler. What a
   killed build leaves behind is one folder whose name begins with a dot; the next build deletes it.
 
