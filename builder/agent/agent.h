@@ -167,6 +167,8 @@ struct request {
     bool killed, kill_told;
     int kill_round;
     int64_t kill_next;   /* when to go on killing */
+    int64_t kill_until;  /* how long those who were told may take to go, and how many processes there are then */
+    long kill_count;
     int64_t interrupted; /* when the root was first interrupted, all below it being gone */
     int64_t grace;       /* a terminal's last bytes come late: wait for them until then */
     int file;            /* READ and WRITE */

@@ -14,12 +14,14 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
 
 #include "agent.h"
 
 enum {
     KILL_PAUSE = 20 * MILLISECOND,
+    KILL_WAIT = 2000 * MILLISECOND,
     KILL_PATIENCE = 2000 * MILLISECOND, /* that the shell or the runner may take to come back when interrupted */
     KILL_ROUNDS = 1000, /* a process that survives SIGKILL so long hangs in the kernel */
     TERMINAL_GRACE = 20 * MILLISECOND,
@@ -267,14 +269,25 @@ static void start_kill(struct request *request) {
     }
 }
 
-/* One walk over the tree. The next waits for four times as long as this one took: the agent walks in real time, and the
- * thousands of processes of a fork bomb need the hart to end. */
+static long process_count(void) {
+    struct sysinfo now_is;
+    return sysinfo(&now_is) == 0 ? now_is.procs : 0;
+}
+
+/* One walk over the tree. The next waits until those who were found have gone, or for four times as long as this one took, at most
+ * KILL_WAIT: the agent walks in real time, and the thousands of processes of a fork bomb need the hart to end. */
 static bool tree_is_gone(struct request *request) {
     int64_t start = now();
-    bool gone = tree_end(request->pid, &request->spared) == 0;
-    int64_t pause = 4 * (now() - start);
-    request->kill_next = now() + (pause > KILL_PAUSE / 4 ? pause : KILL_PAUSE / 4);
-    return gone;
+    size_t left = tree_end(request->pid, &request->spared);
+    int64_t wait = 4 * (now() - start);
+    request->kill_until = now() + (wait < KILL_WAIT ? wait : KILL_WAIT);
+    request->kill_count = process_count() - (long)left;
+    request->kill_next = now() + KILL_PAUSE / 4;
+    return left == 0;
+}
+
+static bool still_dying(const struct request *request) {
+    return now() < request->kill_until && process_count() > request->kill_count;
 }
 
 /* The shell and the runner are to survive: while they are stopped their tree is told to end (SIGINT, so that a shell
@@ -309,6 +322,10 @@ static void kill_below(struct request *request) {
 
 static void go_on_killing(struct request *request) {
     if (now() < request->kill_next) return;
+    if (still_dying(request)) {
+        request->kill_next = now() + KILL_PAUSE / 4;
+        return;
+    }
     request->kill_next = now() + KILL_PAUSE;
     request->kill_round++;
     if (request->kind == SESSION || request->kind == PYTHON) {
