@@ -44,7 +44,7 @@ __all__ = ["EXIT_INTERRUPT", "EXIT_TIMEOUT", "Data", "Exchange", "Input", "Stdin
 EXIT_TIMEOUT: Final = 124
 EXIT_INTERRUPT: Final = 130
 INTERRUPT_PATIENCE: Final = 5.0
-KILL_PATIENCE: Final = 300.0  # the thousands of processes of a fork bomb take twenty seconds to end, or some minutes
+KILL_PATIENCE: Final = 300.0  # the thousands of processes of a fork bomb take a minute to end on a busy host
 ABORT_PATIENCE: Final = 2.0  # for the answer to a KILL that nobody waits for
 
 _AHEAD: Final = 4  # pieces of input taken from the caller's iterable before the guest has room for them
