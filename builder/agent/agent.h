@@ -20,6 +20,7 @@
 #include "protocol.h"
 
 enum { MAX_ARGS = 4096, MAX_REQUESTS = 256, MILLISECOND = 1000 /* in microseconds, the loop's unit of time */ };
+enum { FORK_PAUSE = 100 * MILLISECOND };
 
 /* ---- small tools: tools.c --------------------------------------------------------------------------------------- */
 

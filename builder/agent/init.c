@@ -113,11 +113,15 @@ static void limit_tasks(void) {
 }
 
 static pid_t start_agent(void) {
-    pid_t pid = fork();
-    if (pid != 0) {
-        if (pid < 0) complain("fork");
-        return pid;
+    pid_t pid;
+    struct timespec moment = {0, 100000000};
+    while ((pid = fork()) < 0) { /* nothing else can end what has taken all processes */
+        complain("fork");
+        kill(-1, SIGKILL);
+        while (waitpid(-1, NULL, WNOHANG) > 0) continue;
+        nanosleep(&moment, NULL);
     }
+    if (pid != 0) return pid;
     child_reset();
     setsid();
     execl("/sbin/vpod-agent", "vpod-agent", "--machine", (char *)NULL);

@@ -33,11 +33,12 @@ static struct {
     int socket;
     struct queue out, in;
     bool ready, failed, seeding;
+    int64_t start_at; /* when to try again, if there was no process to be had */
     struct request *running;
 } runner = {.socket = -1};
 
 bool runner_ready(void) { return runner.ready; }
-bool runner_warm(void) { return runner.ready || runner.failed || runner.pid <= 0; }
+bool runner_warm(void) { return runner.ready || runner.failed || (runner.pid <= 0 && runner.start_at == 0); }
 bool runner_reseeded(void) { return !runner.seeding || runner.running != NULL; }
 
 static bool find_python(char path[static 256]) {
@@ -81,7 +82,12 @@ void runner_start(void) {
     if (runner.pid == 0) runner_child(python, ends[1], environment);
     free(environment);
     close(ends[1]);
-    if (runner.pid < 0) die("fork");
+    if (runner.pid < 0) { /* a fork bomb has taken all there are: once it has ended, one can be had */
+        close(ends[0]);
+        runner.pid = 0;
+        runner.start_at = now() + FORK_PAUSE;
+        return;
+    }
     runner.socket = ends[0];
     fcntl(runner.socket, F_SETFL, O_NONBLOCK);
 }
@@ -167,6 +173,11 @@ static void on_room(void *owner, int fd, short events) {
 }
 
 void runner_watch(void) {
+    if (runner.start_at != 0 && now() >= runner.start_at) {
+        runner.start_at = 0;
+        runner_start();
+    }
+    if (runner.start_at != 0) wake_at(runner.start_at);
     if (runner.socket < 0) return;
     if (queue_used(&runner.out) > 0) queue_write(&runner.out, runner.socket);
     watch(runner.socket, queue_used(&runner.out) > 0 ? POLLIN | POLLOUT : POLLIN, on_room, NULL);

@@ -53,6 +53,7 @@ static struct {
     struct request *running;
     int last_code;
     int64_t probe_at;
+    int64_t start_at; /* when to try again, if there was no process to be had */
     char directory[PATH_MAX], file[64], folder[48]; /* where it is; `sh` and its folder while the shell starts */
 } session = {.feed = -1, .feed_reader = -1, .status = -1, .script = -1};
 
@@ -66,6 +67,8 @@ const char *session_shell(void) {
         if (access(candidates[i], X_OK) == 0) session.shell = candidates[i];
     return session.shell;
 }
+
+static void forget_shell(void);
 
 static bool is_bash(void) {
     const char *name = strrchr(session.shell, '/');
@@ -139,7 +142,11 @@ void session_start(void) {
     if (session.pid == 0) shell_child(status[1], environment);
     free(environment);
     close(status[1]);
-    if (session.pid < 0) die("fork");
+    if (session.pid < 0) { /* as in runner.c */
+        forget_shell();
+        session.start_at = now() + FORK_PAUSE;
+        return;
+    }
     session.last_code = 0;
     feed_greeting();
 }
@@ -265,7 +272,7 @@ static void begin(struct request *request) {
 void session_next(void) {
     struct request *request;
     if (session.running != NULL || (request = request_next_waiting(SESSION)) == NULL) return;
-    if (session.pid <= 0) session_start();
+    if (session.pid <= 0 && session.start_at == 0) session_start();
     while (session.ready && session.running == NULL && (request = request_next_waiting(SESSION)) != NULL)
         begin(request);
 }
@@ -329,6 +336,11 @@ static void on_feed(void *owner, int fd, short events) {
 }
 
 void session_watch(void) {
+    if (session.start_at != 0 && now() >= session.start_at) {
+        session.start_at = 0;
+        session_start();
+    }
+    if (session.start_at != 0) wake_at(session.start_at);
     if (session.pid <= 0) return;
     watch(session.status, POLLIN, on_status, NULL);
     if (session.running != NULL && session.running->state == RUNNING) {
