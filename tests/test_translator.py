@@ -100,6 +100,12 @@ def test_a_trace_of_that_length_cannot_be_had(trace: int) -> None:
         Tier(trace=trace)
 
 
+@pytest.mark.parametrize("room", [0, -1, 36865])
+def test_so_much_room_cannot_be_had(room: int) -> None:
+    with pytest.raises(ValueError, match=f"{room} bytes of room for a trace; 1 to 36864"):
+        Tier(room=room)
+
+
 @pytest.mark.parametrize("landings", [0, -2, 3, 1000, 8192])
 def test_so_many_landings_cannot_be_had(landings: int) -> None:
     with pytest.raises(ValueError, match=f"{landings} landings; a power of two up to 4096"):
@@ -255,13 +261,13 @@ RINGS = {
 
 @pytest.mark.parametrize("name", RINGS)
 def test_a_ring_runs_in_translated_code(name: str) -> None:
-    """But for the few passes that a budget of the run loop cuts short."""
+    """But for the passes that a budget of the run loop cuts short: it is small in a build without optimisation."""
     source = RINGS[name]
     twins = Twins(source.format(tick=TICK))
     wanted = Twins(source.format(tick="addi s0, s0, 1"))  # what counts, whoever executes it
     for pair in (twins, wanted):
         pair.run(100_000)
-    assert wanted.hart.x("s0") * 0.995 < twins.ticks <= wanted.hart.x("s0")
+    assert wanted.hart.x("s0") * 0.99 < twins.ticks <= wanted.hart.x("s0")
 
 
 def test_instret_read_in_hot_code_is_exact() -> None:
@@ -509,7 +515,8 @@ def test_two_address_spaces_show_different_code_at_one_address(tier: Tier, right
 
 def test_one_translation_serves_every_virtual_address() -> None:
     """auipc, jal and jalr give the addresses of the page that the code was entered through; nothing is made anew."""
-    code = assemble("auipc a0, 0; jal a1, . + 8; nop; auipc a2, 1; beqz zero, . + 8; nop; jalr a3, 0(ra)").code
+    jumps = "auipc a0, 0; jal a1, . + 8; nop; auipc a2, 1; beqz zero, . + 8; nop"
+    code = assemble(f"{jumps}; auipc a4, 0x7ffff; auipc a5, 0x80000; jalr a3, 0(ra)").code
     twins = Twins()
     back = RAM + 0x4000
 
@@ -526,7 +533,8 @@ def test_one_translation_serves_every_virtual_address() -> None:
         at = (VA + 3 * (n % 4) * PAGE if n % 3 else -(1 << 38) + n % 4 * PAGE & ONES) + 0x100
         twins.set(ra=back, pc=at).run(20)
         hart = twins.hart
-        assert [hart.x(name) for name in ("a0", "a1", "a2", "a3")] == [at, at + 8, at + 12 + PAGE, at + 28]
+        assert [hart.x(name) for name in ("a0", "a1", "a2", "a3")] == [at, at + 8, at + 12 + PAGE, at + 36]
+        assert [hart.x("a4"), hart.x("a5")] == [at + 24 + 0x7FFF_F000 & ONES, at + 28 - 0x8000_0000 & ONES]
         assert hart.cpu.pc == back
         made = made or twins.translator["translations"]
         assert twins.translator["translations"] == made > 0, "made once"

@@ -29,12 +29,13 @@ from vpod._code cimport *
 from vpod._csr cimport *
 from vpod._decode cimport *
 from vpod._hart cimport *
-from vpod._jit cimport jit_free, jit_new
+from vpod._jit cimport jit_free, jit_new, jit_possible
 from vpod._mmu cimport *
 from vpod._translator cimport Jit
 from vpod._trap cimport *
 
 import json
+import warnings
 
 from vpod.bus import AccessFault
 from vpod.errors import SnapshotDamaged
@@ -66,6 +67,8 @@ cdef enum Exit:
 EXIT_BUDGET = LOOP_BUDGET
 EXIT_WFI = LOOP_WFI
 EXIT_STOP = LOOP_STOP
+REFUSED = ("this host refuses %d bytes of memory for translated code, or to make it executable: guests are interpreted, several times "
+           "slower. VPOD_JIT_MEMORY=1M takes less; VPOD_JIT=0 interprets without asking")
 TLB_ENTRIES = TLB_SIZE                 # pages this far apart share a place in the TLB: for tests
 
 cdef extern from *:
@@ -214,8 +217,9 @@ cdef class Cpu:
             raise MemoryError("cannot allocate the tables of decoded code")
         if tier is None:
             tier = Tier.chosen()
-        if tier.translate:                             # where it can't be, the interpreter does it all
-            jit_new(self.h, tier.memory, tier.trace, tier.landings, tier.at_once)
+        if tier.translate and jit_possible():          # where it isn't, the interpreter does it all
+            if not jit_new(self.h, tier.memory, tier.trace, tier.room, tier.landings, tier.at_once):
+                warnings.warn(REFUSED % tier.memory, RuntimeWarning)
         self.reset()
 
     def __dealloc__(self):

@@ -202,7 +202,7 @@ cdef inline void emit_upper(Hart* h, Jit* j, Insn* i) noexcept nogil:
         mov_ri(c, d, <uint64_t><int64_t>i.imm)
     else:
         mov_rm(c, 1, d, RBP, off(h, &h.page_va))
-        alu_big(c, ADD, d, <int64_t>j.base + i.offset + i.imm)
+        alu_ri(c, ADD, 1, d, j.base + <int32_t>i.offset + i.imm)         # below 2**31: imm has no low bits
     give(c, i.rd, d)
 
 cdef inline bint emit_integer(Hart* h, Jit* j, Insn* i) noexcept nogil:

@@ -301,8 +301,8 @@ cdef Translation* emit_trace(Hart* h, Jit* j, Block** parts, int count, int tota
     cdef Translation* t
     cdef int k
     c.full = 0
-    c.end = c.at + CODE_ROOM
-    j.data_floor = j.data - DATA_ROOM
+    c.end = c.at + j.room
+    j.data_floor = j.data - <uint64_t>j.room * DATA_ROOM // CODE_ROOM
     j.out_count = 0
     j.boxed = 0
     j.group.last = -1
@@ -407,8 +407,7 @@ cdef void forget_region(Hart* h, int n) noexcept nogil:
             link = link.sibling
         t = t.neighbour
     region.translations = NULL
-    if region.start <= <uint8_t*>h.exit_link < region.end:
-        h.exit_link = NULL
+    h.exit_link = NULL                                       # it may be one of those
     land_flush(h, (1 << KEYS) - 1)
 
 cdef bint begin_region(Hart* h) noexcept nogil:
@@ -445,15 +444,15 @@ cdef void forget_all(Hart* h) noexcept nogil:
 
 # ---- into translated code and out of it ------------------------------------------------------------------------------------
 
-cdef void link_up(Hart* h, Translation* t, uint64_t pc) noexcept nogil:
-    """Lead the link through which the code was left to `t`, which begins at `pc`, if that holds from now on."""
-    cdef Link* link = h.exit_link
+cdef inline bint leads_to(Hart* h, Link* link, Translation* t, uint64_t pc) noexcept nogil:
+    """Does the link, through which the code was left, lead to `t`, which begins at `pc`, from now on?"""
+    return (link.source.key == t.key and h.page_va + <uint64_t>link.offset == pc
+            and h.running_generation == h.generation[h.priv]
+            and (link.far or (link.source.pa ^ t.pa) >> PAGE_SHIFT == 0))
+
+cdef void link_up(Hart* h, Link* link, Translation* t, uint64_t pc) noexcept nogil:
+    """Lead the link to `t`, which begins at `pc`."""
     cdef FarLink* far = <FarLink*>link
-    if (link.source.key != t.key or h.page_va + <uint64_t>link.offset != pc
-            or h.running_generation != h.generation[h.priv]):
-        return
-    if not link.far and (link.source.pa ^ t.pa) >> PAGE_SHIFT:
-        return
     unlink(link)
     if link.far:
         far.page_va = h.page_va
@@ -468,7 +467,7 @@ cdef void link_up(Hart* h, Translation* t, uint64_t pc) noexcept nogil:
     link.target = t.entry
 
 cdef Translation* translation_of(Hart* h, Block* block, uint32_t key) noexcept nogil:
-    """The block's translation for `key`, made now if there is none or the one there is is on probation; or NULL."""
+    """The block's translation for `key`, made now if there is none or that one is on probation; NULL if it can't be made."""
     cdef Jit* j = <Jit*>h.jit
     cdef Translation* t = block.translations
     cdef Translation* new
@@ -478,14 +477,12 @@ cdef Translation* translation_of(Hart* h, Block* block, uint32_t key) noexcept n
     if t != NULL and <int>t.region != on_probation(j):
         return t
     new = translate(h, block, key)
-    if j.region != region:
-        t = NULL                                             # that region is being filled anew
     if new == NULL:
-        return t
-    if t != NULL:
+        return NULL
+    if t != NULL and j.region == region:                     # otherwise its region is being filled anew
         retire(h, t)
-        block.insns[0].run = arm_enter
         j.counters.moved += 1
+    block.insns[0].run = arm_enter
     return new
 
 cdef void arm_enter(Hart* h, Insn* i) noexcept nogil:
@@ -505,8 +502,8 @@ cdef void arm_enter(Hart* h, Insn* i) noexcept nogil:
     if t == NULL or h.countdown + <int64_t>block.count < t.count:
         block.first(h, i)
         return
-    if h.exit_link != NULL:
-        link_up(h, t, h.block_pc)
+    if h.exit_link != NULL and leads_to(h, h.exit_link, t, h.block_pc):
+        link_up(h, h.exit_link, t, h.block_pc)
     landing = landing_of(h, j, t.key, h.block_pc)
     landing.tag = h.block_pc
     landing.code = t.entry
@@ -714,20 +711,21 @@ cdef void emit_common(Hart* h, Jit* j) noexcept nogil:
 
 # ---- the translator's face to the core ---------------------------------------------------------------------------------------
 
-cdef bint jit_new(Hart* h, uint64_t size, uint32_t trace, uint32_t landings, bint at_once) noexcept nogil:
-    """Give the hart a translator with `size` bytes for code, from JIT_MIN on; traces of at most `trace` instructions; a power of two of
-    `landings`. False if this host is another one than x86-64, or has no memory for it."""
+cdef bint jit_possible() noexcept nogil:
+    """Is this a host that is translated to?"""
+    return HOST_IS_X86_64
+
+cdef bint jit_new(Hart* h, uint64_t size, uint32_t trace, uint32_t room, uint32_t landings, bint at_once) noexcept nogil:
+    """Give the hart a translator with `size` bytes for code, from JIT_MIN on; traces of at most `trace` instructions and `room` bytes of
+    code; a power of two of `landings`. False if this host has no memory for it, or none that can be made executable."""
     cdef Jit* j
     cdef uint64_t each
     cdef int n
-    if not HOST_IS_X86_64:
-        return 0
     size &= ~<uint64_t>(PAGE_SIZE - 1)
     j = <Jit*>calloc(1, sizeof(Jit))
-    if j == NULL:
-        return 0
-    j.memory = <uint8_t*>reserve(size)
-    if j.memory == NULL:
+    if j != NULL:
+        j.memory = <uint8_t*>reserve(size)
+    if j == NULL or j.memory == NULL:
         free(j)
         return 0
     j.size = size
@@ -749,6 +747,7 @@ cdef bint jit_new(Hart* h, uint64_t size, uint32_t trace, uint32_t landings, bin
     j.code.at = j.fresh = j.regions[0].start
     j.data = j.regions[0].end
     j.max_trace = trace if trace < MAX_TRACE else MAX_TRACE
+    j.room = room if room < CODE_ROOM else CODE_ROOM
     j.landing_mask = landings - 1 if landings < LANDINGS else LANDINGS - 1
     j.ahead = at_once
     j.has_fma = has_fma()

@@ -147,6 +147,7 @@ cdef struct Jit:
     Constants* constants
     Alone alone
     int max_trace              # instructions
+    uint32_t room              # bytes of code that a translation may take, up to CODE_ROOM
     bint ahead                 # decode what a trace may go on with
     bint has_fma
     uint32_t landing_mask
@@ -211,16 +212,6 @@ cdef inline void alu_x(Code* c, int op, bint wide, int to, int n) noexcept nogil
     else:
         alu_rm(c, op, wide, to, RBP, xoff(n))
 
-cdef inline void alu_big(Code* c, int op, int to, int64_t value) noexcept nogil:
-    """to = to op value; RCX is lost if the value is large."""
-    if value == 0 and op != AND:
-        return
-    if fits32(value):
-        alu_ri(c, op, 1, to, <int32_t>value)
-    else:
-        mov_ri(c, RCX, <uint64_t>value)
-        alu_rr(c, op, 1, to, RCX)
-
 cdef inline void extend_word(Code* c, int n) noexcept nogil:
     """EAX, sign-extended, becomes x[n]."""
     cdef int d = into(n, RAX)
@@ -241,7 +232,7 @@ cdef inline Out* out_of_line(Jit* j, int kind, uint8_t* place, Insn* i, int left
     if j.out_count < MAX_OUTS - 1:
         j.out_count += 1
     else:
-        j.code.full = 1
+        j.code.full = 1                                      # MAX_OUTS is more than MAX_TRACE needs
     memset(o, 0, sizeof(Out))
     o.kind = kind
     o.place = place

@@ -25,6 +25,7 @@ MEMORY: Final = 64 << 20
 MIN_MEMORY: Final = 192 << 10
 MAX_MEMORY: Final = 1 << 30
 MAX_TRACE: Final = 128
+MAX_ROOM: Final = 36 << 10
 MAX_LANDINGS: Final = 4096
 
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
@@ -40,11 +41,12 @@ def _size(text: str) -> int:
 
 
 class Tier:
-    """A choice. `memory` is what translated code may take, in bytes; a trace is at most `trace` instructions long;
-    `landings` (a power of two) is how many targets of indirect jumps are remembered. The last two are for tests.
+    """A choice. `memory` is what translated code may take, in bytes; a trace is at most `trace` instructions long, and
+    `room` bytes of translated code; `landings` (a power of two) is how many targets of indirect jumps are remembered.
+    The last three are for tests.
     """
 
-    __slots__ = ("at_once", "landings", "memory", "trace", "translate")
+    __slots__ = ("at_once", "landings", "memory", "room", "trace", "translate")
 
     def __init__(
         self,
@@ -53,6 +55,7 @@ class Tier:
         *,
         memory: int = MEMORY,
         trace: int = MAX_TRACE,
+        room: int = MAX_ROOM,
         landings: int = MAX_LANDINGS,
     ) -> None:
         if not MIN_MEMORY <= memory <= MAX_MEMORY:
@@ -62,10 +65,12 @@ class Tier:
             )
         if not 1 <= trace <= MAX_TRACE:
             raise SettingError(f"traces of {trace} instructions; 1 to {MAX_TRACE} can be had")
+        if not 1 <= room <= MAX_ROOM:
+            raise SettingError(f"{room} bytes of room for a trace; 1 to {MAX_ROOM} can be had")
         if not 1 <= landings <= MAX_LANDINGS or landings & (landings - 1):
             raise SettingError(f"{landings} landings; a power of two up to {MAX_LANDINGS} can be had")
         self.translate, self.at_once = translate, at_once
-        self.memory, self.trace, self.landings = memory, trace, landings
+        self.memory, self.trace, self.room, self.landings = memory, trace, room, landings
 
     @classmethod
     def chosen(cls, jit: Jit = None, environment: Mapping[str, str] | None = None) -> Tier:

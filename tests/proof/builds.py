@@ -39,8 +39,8 @@ AROUND = ("tests/test_devices_*.py", "tests/test_snapshot.py", "tests/test_bare.
 SLOW = ("tests/test_isa.py", "tests/test_softfloat.py", "tests/test_fdt.py", "tests/test_elf.py")
 ORACLES = ("tests/test_core_qemu.py",)  # what another target does at greater length
 
-
-TIERS = ("0", "force")  # values of VPOD_JIT with which the tests run
+TIERS = ("0", "force")  # values of VPOD_JIT with which those tests run
+TRANSLATOR = ("tests/test_translator*.py",)  # they choose their tiers themselves: once is enough
 
 
 @dataclass(frozen=True)
@@ -177,9 +177,13 @@ def prepared(build: str) -> Iterator[Path]:
 def selected(folder: Path, build: str, form: Form) -> list[str]:
     """The test files to run, by their paths in `folder`."""
     patterns = CORE + AROUND + (SLOW if form == "long" else ())
-    found = sorted(str(path.relative_to(folder)) for pattern in patterns for path in folder.glob(pattern))
     left_out = BUILDS[build].without if form == "short" else ()
-    return [name for name in found if name not in left_out]
+    return [name for name in files(folder, patterns) if name not in left_out]
+
+
+def files(folder: Path, patterns: Sequence[str]) -> list[str]:
+    """The paths of the files in `folder` that fit any of `patterns`, as seen from there."""
+    return sorted(str(path.relative_to(folder)) for pattern in patterns for path in folder.glob(pattern))
 
 
 def run_in(
@@ -287,6 +291,7 @@ def run(build: str, part: str, form: Form, seed: int) -> Outcome:
         if part == "tests":
             for tier in TIERS:
                 outcome += run_tests(folder, {**environment, "VPOD_JIT": tier}, selected(folder, build, form))
+            outcome += run_tests(folder, environment, files(folder, TRANSLATOR))
             outcome += sum((run_piece(folder, environment, piece) for piece in both_tiers(form, seed)), Outcome())
         if part == "pieces" or (build == "coverage" and form == "long"):
             outcome += run_borrowed(folder, environment, seed)
