@@ -143,7 +143,7 @@ FLOWING = (
     ),
     Fault(
         "auipc counts from its block in translated code", INTEGERS,
-        "<int64_t>j.base + i.offset + i.imm", "<int64_t>j.base + i.imm", WEB,
+        "j.base + <int32_t>i.offset + i.imm", "j.base + i.imm", WEB,
     ),
 )  # fmt: skip
 
