@@ -72,14 +72,14 @@ _Noreturn void run_loop(void) {
     for (;;) {
         watched = 0;
         wake = 0;
-        watch(children, POLLIN, reap, NULL);
         session_next();
         runner_next();
         session_watch();
         runner_watch();
         machine_watch();
         request_watch();
-        port_watch(); /* last: it sends what the others have said */
+        port_watch(); /* behind the others: it sends what they have said */
+        watch(children, POLLIN, reap, NULL); /* last: what it closes, and opens anew, has no event to come in this round */
         int64_t pause = wake ? wake - now() : 0;
         if (pause < 0) pause = 0;
         struct timespec timeout = {pause / 1000000, pause % 1000000 * 1000};

@@ -252,9 +252,9 @@ static void send_signal(struct request *request, int number) {
     } else if (request->state == WAITING) {
         request_exited(request, 128 + number);
     } else if (request->state == RUNNING && request->pid > 0) {
-        tree_signal(request->pid, &request->spared, number);
-        if (request->kind == SESSION) session_interrupt(request);
+        if (request->kind == SESSION) session_interrupt(request); /* first: or a command dies, and the shell begins the next */
         else kill(request->pid, number);
+        tree_signal(request->pid, &request->spared, number);
     }
 }
 

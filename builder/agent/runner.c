@@ -142,14 +142,17 @@ static bool take(char kind, struct bytes payload) {
     }
 }
 
+/* It has ended, or lost its socket, and is of no use. */
+static void give_up(void) {
+    close_fd(&runner.socket);
+    if (runner.pid > 0) kill(runner.pid, SIGKILL);
+}
+
 static void on_runner(void *owner, int fd, short events) {
     (void)owner, (void)events;
     ssize_t length = read(fd, queue_room(&runner.in, CHUNK), CHUNK);
     if (length <= 0) {
-        if (length == 0 || (errno != EAGAIN && errno != EINTR)) {
-            close_fd(&runner.socket); /* it has ended, or lost its socket and is of no use */
-            kill(runner.pid, SIGKILL);
-        }
+        if (length == 0 || (errno != EAGAIN && errno != EINTR)) give_up();
         return;
     }
     runner.in.tail += (size_t)length;
@@ -159,8 +162,7 @@ static void on_runner(void *owner, int fd, short events) {
         bool good = payload <= MAX_PAYLOAD;
         if (good && queue_used(&runner.in) < RUNNER_HEADER + payload) return;
         if (!good || !take((char)frame[0], (struct bytes){frame + RUNNER_HEADER, payload})) {
-            close_fd(&runner.socket);
-            kill(runner.pid, SIGKILL);
+            give_up();
             return;
         }
         queue_drop(&runner.in, RUNNER_HEADER + payload);
