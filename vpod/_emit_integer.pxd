@@ -251,3 +251,70 @@ cdef inline bint emit_integer(Hart* h, Jit* j, Insn* i) noexcept nogil:
     elif op == OP_REMUW: emit_divide(c, i, 0, 0, 1)
     else: return op == OP_FENCE                              # one hart, and devices act between instructions: it orders nothing
     return 1
+
+
+# ---- two instructions that are one for the host: the second overwrites what the first made ---------------------------------
+
+cdef inline bint emit_field(Code* c, Insn* i, Insn* n) noexcept nogil:
+    """slli and srli or srai by way of the upper end: a zero- or sign-extension of 32, 16 or 8 bits, which may be shifted."""
+    cdef int keep = 64 - (i.imm & 63), by = (n.imm & 63) - (i.imm & 63), d, s
+    cdef bint is_signed = n.op == OP_SRAI
+    if keep != 32 and keep != 16 and keep != 8:
+        return 0
+    d = into(n.rd, RAX)
+    s = use(c, i.rs1, RAX)
+    if keep == 32 and is_signed: op_rr(c, OP_MOVSXD, 1, d, s)
+    elif keep == 32: mov_rr(c, 0, d, s)
+    elif keep == 16: op_rr(c, OP_MOVSX16 if is_signed else OP_MOVZX16, is_signed, d, s)
+    else: op_rr8(c, OP_MOVSX8 if is_signed else OP_MOVZX8, is_signed, d, s)
+    if by > 0:
+        shift_ri(c, SAR if is_signed else SHR, 1, d, by)
+    elif by < 0:
+        shift_ri(c, SHL, 1, d, -by)
+    give(c, n.rd, d)
+    return 1
+
+cdef inline bint emit_scaled(Code* c, Insn* i, Insn* n) noexcept nogil:
+    """slli and add: an index times 2, 4 or 8."""
+    cdef int other = n.rs2 if n.rs1 == i.rd else n.rs1, d, index, base
+    if not 1 <= i.imm & 63 <= 3 or other == i.rd:
+        return 0
+    base = use(c, other, RAX)
+    index = use(c, i.rs1, RCX)
+    d = into(n.rd, RAX)
+    op_rx(c, OP_LEA, 1, d, base, index, i.imm & 63, 0)
+    give(c, n.rd, d)
+    return 1
+
+cdef inline bint emit_constant(Hart* h, Code* c, Insn* i, Insn* n, int32_t base) noexcept nogil:
+    """lui and addi or addiw, auipc and addi: a constant, from the page on if of auipc."""
+    cdef int d = into(n.rd, RAX)
+    cdef int64_t value = <int64_t>i.imm + n.imm
+    if i.op == OP_AUIPC:
+        value += base + <int32_t>i.offset
+    elif n.op == OP_ADDIW:
+        value = <int32_t>value
+    if not fits32(value) or i.op == OP_AUIPC and n.op == OP_ADDIW:
+        return 0
+    if i.op == OP_AUIPC:
+        mov_rm(c, 1, d, RBP, off(h, &h.page_va))
+        alu_ri(c, ADD, 1, d, <int32_t>value)
+    else:
+        mov_ri(c, d, <uint64_t>value)
+    give(c, n.rd, d)
+    return 1
+
+cdef inline bint emit_pair(Hart* h, Jit* j, Step* one, Step* two) noexcept nogil:
+    """Two steps at once; false, and nothing emitted, if they don't make a pair."""
+    cdef Insn* i = one.insn
+    cdef Insn* n = two.insn
+    cdef int op = n.op
+    if i.rd == X0_SINK or n.rd != i.rd:
+        return 0
+    if i.op == OP_SLLI and (op == OP_SRLI or op == OP_SRAI) and n.rs1 == i.rd:
+        return emit_field(&j.code, i, n)
+    if i.op == OP_SLLI and op == OP_ADD and (n.rs1 == i.rd or n.rs2 == i.rd):
+        return emit_scaled(&j.code, i, n)
+    if (i.op == OP_LUI or i.op == OP_AUIPC) and (op == OP_ADDI or op == OP_ADDIW) and n.rs1 == i.rd:
+        return emit_constant(h, &j.code, i, n, one.base)
+    return 0

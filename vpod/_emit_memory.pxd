@@ -8,7 +8,8 @@ depends on its base by one instruction.
     mov rdx, [window.addend]; mov rd, [base + rdx + imm]
 
 Several accesses off one unchanged base are a *group*: its first and last byte are compared, and the accesses are one instruction each. If they
-are not all in one page, a copy of these instructions behind the translation checks each of them.
+are not all in one page, a copy of these instructions behind the translation checks each of them. Accesses within the aligned bytes of the
+first, a reference count that is read and written, need one comparison, and two of them are a group.
 
 A base that was loaded in the same trace is a pointer from a structure and may lead anywhere: its accesses ask the TLB itself, which takes three
 instructions more, and the time of a load more until the address is known.
@@ -27,6 +28,7 @@ from vpod._x86 cimport *
 cdef enum:
     GROUP_MIN = 3              # accesses: with fewer, a check each costs no more
     GROUP_REACH = 32           # instructions
+    PAIR_REACH = 6             #   where they are two: what stands between is emitted twice
     GROUP_SPAN = 1024          # bytes
 
 cdef struct Place:             # where an access is
@@ -169,6 +171,68 @@ cdef inline void emit_store(Hart* h, Jit* j, Insn* i, int left) noexcept nogil:
     over(&j.code, &place)
 
 
+# ---- atomics: one hart runs at a time, so they are a load, an operation and a store ------------------------------------
+
+cdef inline bint is_atomic(int op) noexcept nogil:
+    """One that is emitted: LR, SC, and the AMOs that are one instruction on memory. The others are left to their arms."""
+    return OP_LR_W <= op <= OP_AMOOR_W or OP_LR_D <= op <= OP_AMOOR_D
+
+cdef inline Out* emit_host_address(Hart* h, Jit* j, Insn* i, int size, bint write, int left) noexcept nogil:
+    """x[rs1] as the host's address into RDX, if the TLB allows the access, which is aligned then; otherwise the arm does it all, and the
+    result says where. RAX and RCX are lost."""
+    cdef Code* c = &j.code
+    cdef TlbEntry* e = &h.tlb[j.key & 3][0]
+    cdef int base = use(c, i.rs1, RAX)
+    cdef Out* o
+    mov_rr(c, 1, RCX, base)
+    emit_index(c)
+    alu_ri(c, AND, 1, RCX, -PAGE_SIZE | ((1 << size) - 1))
+    op_rx(c, CMP << 3 | 3, 1, RCX, RBP, RDX, 0, off(h, &e.write_tag) if write else off(h, &e.read_tag))
+    o = out_of_line(j, OUT_ARM, jump_cc(c, CC_NE), i, left)
+    op_rx(c, OP_MOV_LOAD, 1, RDX, RBP, RDX, 0, off(h, &e.addend))
+    alu_rr(c, ADD, 1, RDX, base)
+    return o
+
+cdef inline void emit_physical(Hart* h, Code* c, int reg) noexcept nogil:
+    """A host's address within RAM becomes the guest's physical one."""
+    alu_rm(c, SUB, 1, reg, RBP, off(h, &h.ram))
+    alu_ri(c, SUB, 1, reg, <int32_t>RAM_BASE)                # which, sign-extended, is less 4 GiB: it is added
+
+cdef inline void emit_atomic(Hart* h, Jit* j, Insn* i, int left) noexcept nogil:
+    cdef Code* c = &j.code
+    cdef int op = i.op if i.op < OP_LR_D else i.op - OP_LR_D + OP_LR_W, d
+    cdef bint wide = i.op >= OP_LR_D
+    cdef uint8_t* failed
+    cdef Out* o = emit_host_address(h, j, i, 3 if wide else 2, op != OP_LR_W, left)
+    d = RAX if i.rd == X0_SINK else into(i.rd, RAX)
+    if op == OP_LR_W:
+        op_rm(c, OP_MOV_LOAD if wide else OP_MOVSXD, 1, d, RDX, 0)
+        emit_physical(h, c, RDX)
+        mov_mr(c, 1, RBP, off(h, &h.reservation), RDX)
+    elif op == OP_SC_W:
+        mov_rr(c, 1, RAX, RDX)
+        emit_physical(h, c, RAX)
+        alu_rm(c, CMP, 1, RAX, RBP, off(h, &h.reservation))
+        mov_mi(c, 1, RBP, off(h, &h.reservation), -1)        # the flags stay
+        failed = jump_cc(c, CC_NE)
+        op_rm(c, OP_MOV_STORE, wide, use(c, i.rs2, RCX), RDX, 0)     # x0's zero is made by an instruction that says "equal" too
+        patch(failed, c.at)
+        set_cc(c, CC_NE, RAX)
+        op_rr8(c, OP_MOVZX8, 0, d, RAX)
+    else:
+        op_rm(c, OP_MOV_LOAD if wide else OP_MOVSXD, 1, RAX, RDX, 0)
+        if op == OP_AMOSWAP_W:
+            op_rm(c, OP_MOV_STORE, wide, use(c, i.rs2, RCX), RDX, 0)
+        else:
+            alu_mr(c, ADD if op == OP_AMOADD_W else XOR if op == OP_AMOXOR_W else AND if op == OP_AMOAND_W else OR,
+                   wide, RDX, 0, use(c, i.rs2, RCX))
+        if d != RAX and i.rd != X0_SINK:
+            mov_rr(c, 1, d, RAX)
+    if i.rd != X0_SINK:
+        give(c, i.rd, d)
+    o.done = c.at
+
+
 # ---- groups: one check for several accesses off one base register ----------------------------------------------------
 
 cdef inline bint breaks_group(Jit* j, Insn* i) noexcept nogil:
@@ -178,7 +242,7 @@ cdef inline bint breaks_group(Jit* j, Insn* i) noexcept nogil:
                 or op == OP_MUL or op == OP_MULW or op == OP_JAL and (i.rd == X0_SINK or PINS[i.rd] >= 0))
 
 cdef inline Group group_at(Jit* j, int first) noexcept nogil:
-    """The group that begins with a step, which is an access; its count is less than GROUP_MIN if there is no point."""
+    """The group that begins with a step, which is an access; its count is 0 if there is no point."""
     cdef Group g
     cdef Insn* i = j.steps[first].insn
     cdef int k
@@ -189,6 +253,7 @@ cdef inline Group group_at(Jit* j, int first) noexcept nogil:
     g.count = 0
     g.write = 0
     g.direct = is_chased(j, g.base)
+    g.unit = log_size(i.op)
     g.last = first
     for k in range(first, j.step_count):
         i = j.steps[k].insn
@@ -208,11 +273,15 @@ cdef inline Group group_at(Jit* j, int first) noexcept nogil:
             g.write |= writes(i.op)
         if i.rd == g.base and not (writes(i.op) or is_float_load(i.op)):
             break
+    if g.low != j.steps[first].insn.imm or (g.high - g.low) >> g.unit:
+        g.unit = -1
+    if g.count < GROUP_MIN and (g.count < 2 or g.unit < 0 or g.last - first > PAIR_REACH):
+        g.count = 0
     return g
 
 cdef inline uint8_t* emit_page_check(Hart* h, Code* c, Group* g, Window* w, TlbEntry* e) noexcept nogil:
-    """Is the address in RCX in the page of the window, or of the TLB's entry at RDX? The jump that says no."""
-    alu_ri(c, AND, 1, RCX, -PAGE_SIZE)
+    """Is the address in RCX in the page of the window, or of the TLB's entry at RDX, and aligned to the unit? The jump that says no."""
+    alu_ri(c, AND, 1, RCX, -PAGE_SIZE | ((1 << g.unit) - 1 if g.unit > 0 else 0))
     if g.direct:
         op_rx(c, CMP << 3 | 3, 1, RCX, RBP, RDX, 0, off(h, &e.write_tag) if g.write else off(h, &e.read_tag))
     else:
@@ -220,18 +289,19 @@ cdef inline uint8_t* emit_page_check(Hart* h, Code* c, Group* g, Window* w, TlbE
     return jump_cc(c, CC_NE)
 
 cdef inline void emit_group(Hart* h, Jit* j, Group* g, int left) noexcept nogil:
-    """Check that all of a group lies in the page of its window; RDX is the window's addend then."""
+    """Check that all of a group lies in the page of its window, by its first and last byte, or by its unit; RDX is the addend then."""
     cdef Code* c = &j.code
     cdef Window* w = &h.window[j.key & 3][g.base]
     cdef TlbEntry* e = &h.tlb[j.key & 3][0]
     cdef int base = use(c, g.base, RAX)
-    cdef uint8_t* low
+    cdef uint8_t* low = NULL
     cdef Out* o
     lea_rm(c, 1, RCX, base, g.low)
     if g.direct:
         emit_index(c)
-    low = emit_page_check(h, c, g, w, e)
-    lea_rm(c, 1, RCX, base, g.high)
+    if g.unit < 0:
+        low = emit_page_check(h, c, g, w, e)
+        lea_rm(c, 1, RCX, base, g.high)
     o = out_of_line(j, OUT_GROUP, emit_page_check(h, c, g, w, e), j.steps[j.step].insn, left)
     o.low = low
     o.back = c.at
@@ -255,9 +325,11 @@ cdef inline void emit_group_miss(Hart* h, Jit* j, Out* o) noexcept nogil:
         return
     fetch(c, RAX, o.group.base)
     alu_ri(c, ADD, 1, RAX, o.group.low)
-    mov_rr(c, 1, RCX, RAX)
-    alu_ri(c, AND, 1, RCX, -PAGE_SIZE)
     mov_ri(c, RDX, packed(o.insn, 0, 0, 0))
+    if o.group.unit >= 0:
+        call_to(c, j.refill[mode][o.group.write][o.group.unit])
+        jump_cc_to(c, CC_E, o.back)
+        return
     call_to(c, j.refill[mode][o.group.write][0])
     apart = jump_cc(c, CC_NE)
     fetch(c, RAX, o.group.base)

@@ -22,7 +22,7 @@ from vpod._code cimport HASH_SIZE, drop_page, hash_slot, isolate, land_flush, no
 from vpod._decode cimport *
 from vpod._emit_float cimport emit_floating, emit_sync, fill_constants
 from vpod._emit_flow cimport *
-from vpod._emit_integer cimport emit_integer
+from vpod._emit_integer cimport emit_integer, emit_pair
 from vpod._emit_memory cimport *
 from vpod._hart cimport *
 from vpod._mmu cimport MODE_M, STATUS_FS, STATUS_MPRV, load_slow, store_slow
@@ -204,6 +204,7 @@ cdef void emit_insn(Hart* h, Jit* j, Translation* t, Step* step) noexcept nogil:
         emit_return_address(h, &j.code, i, at + i.length)
         if step.follows == -1:
             emit_link(h, j, t, j.base + i.imm)
+    elif is_atomic(op): emit_atomic(h, j, i, left)
     elif j.fp and emit_floating(h, j, i, left): return
     elif op == OP_CSR_INLINE and i.imm <= 3:                 # fflags, frm, fcsr: the flags must be there, and the key may change
         if j.fp:
@@ -220,20 +221,25 @@ cdef void emit_insn(Hart* h, Jit* j, Translation* t, Step* step) noexcept nogil:
 cdef void emit_steps(Hart* h, Jit* j, Translation* t, int first, int last, bint groups) noexcept nogil:
     """These steps of the trace, with the checks of groups or each access with its own."""
     cdef Group g
-    cdef int k
+    cdef int k = first
     j.group.last = -1
-    for k in range(first, last + 1):
+    while k <= last:
         j.step = k
         if groups and k > j.group.last and is_access(j, j.steps[k].insn.op):
             g = group_at(j, k)
-            if g.count >= GROUP_MIN:
+            if g.count:
                 j.base = j.steps[k].base
                 emit_group(h, j, &g, j.steps[k].left)
                 j.group = g
-        emit_insn(h, j, t, &j.steps[k])
+        if k < last and emit_pair(h, j, &j.steps[k], &j.steps[k + 1]):
+            follow(j, j.steps[k].insn)
+            k += 1                                           # no group ends in front of a pair's second: it is no access
+        else:
+            emit_insn(h, j, t, &j.steps[k])
         follow(j, j.steps[k].insn)
         if groups:
             j.ends[k] = j.code.at
+        k += 1
     j.group.last = -1
 
 cdef void emit_out(Hart* h, Jit* j, Translation* t, Out* o) noexcept nogil:

@@ -72,6 +72,7 @@ cdef struct Group:             # loads and stores off one base register that one
     int count
     bint write                 # are there stores?
     bint direct                # is the TLB to be asked, not a window?
+    int unit                   # log2 of the aligned bytes that they are all within, so that one compare does; -1: they aren't
     int32_t low                # the first byte, from the base
     int32_t high               #   and the last
 

@@ -1,7 +1,7 @@
 """The single faults of the translator that the proof must notice: as `mutants.py`, for `_jit.pyx` and its chapters.
 
-Their catchers are pieces of the target `tiers`, since most directed tests execute an instruction at a time, and code
-that is left after each instruction is never translated. The mutants' tests run with VPOD_JIT=force nevertheless.
+Their catchers are pieces of the target `tiers` and the translator's own tests, since most tests of the core execute an
+instruction at a time, and code that is left after each instruction is never translated. All run with VPOD_JIT=force.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ FLOATS = "vpod/_emit_float.pxd"
 CROSSED = "floats kind=cross operands=doubles arity=2"
 EPISODES = "tiers kind=episodes seed=1 first=0 scenes=30 effort=3000000 shrinking=0"
 ROUNDS = "tiers kind=rounds seed=1 first=0 scenes=30 effort=5000000 shrinking=0"  # what a piece of the short form does
+STATE = "tests/test_translator_state.py"
 WEB = "tiers kind=web seed=1 first=0 scenes=40 effort=10000000 shrinking=0"
 
 Fault = partial(Mutation, tier="force")
@@ -346,6 +347,70 @@ FLOATING_POINT = (
     ),
 )  # fmt: skip
 
+ATOMICS = (
+    Fault(
+        "sc stores whatever was reserved", MEMORY,
+        "        failed = jump_cc(c, CC_NE)\n", "        failed = NULL\n", STATE,
+    ),
+    Fault(
+        "sc leaves the reservation in translated code", MEMORY,
+        "        mov_mi(c, 1, RBP, off(h, &h.reservation), -1)        # the flags stay\n", "", STATE,
+    ),
+    Fault(
+        "lr reserves the host's address", MEMORY,
+        "        emit_physical(h, c, RDX)\n", "", STATE,
+    ),
+    Fault(
+        "sc succeeds and says that it failed", MEMORY,
+        "        set_cc(c, CC_NE, RAX)\n        op_rr8(c", "        set_cc(c, CC_E, RAX)\n        op_rr8(c", STATE,
+    ),
+    Fault(
+        "an AMO writes what may only be read", MEMORY,
+        "emit_host_address(h, j, i, 3 if wide else 2, op != OP_LR_W, left)",
+        "emit_host_address(h, j, i, 3 if wide else 2, op == OP_SC_W, left)", STATE,
+    ),
+    Fault(
+        "an atomic may be misaligned", MEMORY,
+        "    alu_ri(c, AND, 1, RCX, -PAGE_SIZE | ((1 << size) - 1))\n    op_rx(c, CMP << 3 | 3, 1, RCX, RBP, RDX, 0, "
+        "off(h, &e.write_tag) if write",
+        "    alu_ri(c, AND, 1, RCX, -PAGE_SIZE)\n    op_rx(c, CMP << 3 | 3, 1, RCX, RBP, RDX, 0, "
+        "off(h, &e.write_tag) if write",
+        STATE,
+    ),
+    Fault(
+        "an AMO gives the new value", MEMORY,
+        "        if d != RAX and i.rd != X0_SINK:\n            mov_rr(c, 1, d, RAX)",
+        "        if d != RAX and i.rd != X0_SINK:\n            mov_rm(c, 1, d, RDX, 0)", STATE,
+    ),
+)  # fmt: skip
+
+PAIRS = (
+    Fault(
+        "two accesses within one unit needn't be aligned", MEMORY,
+        "-PAGE_SIZE | ((1 << g.unit) - 1 if g.unit > 0 else 0)", "-PAGE_SIZE", STATE,
+    ),
+    Fault(
+        "any two accesses count as within one unit", MEMORY,
+        "g.low != j.steps[first].insn.imm or (g.high - g.low) >> g.unit", "g.low != j.steps[first].insn.imm", STATE,
+    ),
+    Fault(
+        "a pair with other registers is a pair", INTEGERS,
+        "i.rd == X0_SINK or n.rd != i.rd", "i.rd == X0_SINK", STATE,
+    ),
+    Fault(
+        "a sign-extension is a zero-extension", INTEGERS,
+        "is_signed = n.op == OP_SRAI", "is_signed = 0", STATE,
+    ),
+    Fault(
+        "an index is scaled by one bit less", INTEGERS,
+        "index, i.imm & 63, 0)", "index, (i.imm & 63) - 1, 0)", STATE,
+    ),
+    Fault(
+        "addiw behind lui doesn't wrap", INTEGERS,
+        "        value = <int32_t>value\n", "        pass\n", STATE,
+    ),
+)  # fmt: skip
+
 MUTATIONS = (
-    *KEYS, *COUNTING, *FLOWING, *REGISTERS, *ACCESSES, *MEANINGS, *ARITHMETIC, *FLOATING_POINT
+    *KEYS, *COUNTING, *FLOWING, *REGISTERS, *ACCESSES, *MEANINGS, *ARITHMETIC, *FLOATING_POINT, *ATOMICS, *PAIRS
 )  # fmt: skip

@@ -29,7 +29,17 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.proof import mutants, mutants_translator
-from tests.proof.builds import ROOT, build_core, copy_checkout, environment_of, run_piece, run_tests, selected
+from tests.proof.builds import (
+    ROOT,
+    TRANSLATOR,
+    build_core,
+    copy_checkout,
+    environment_of,
+    files,
+    run_piece,
+    run_tests,
+    selected,
+)
 from tests.proof.mutants import Mutation
 from tests.proof.pieces import Piece
 
@@ -128,6 +138,7 @@ def attempt(mutation: Mutation, base: Path, quick: bool = False) -> Result:
         if not quick:
             noticed = noticed or (
                 first_failure(folder, selected(folder, "coverage", "short"), mutation.tier, 4 * SECONDS)
+                or first_failure(folder, files(folder, TRANSLATOR), mutation.tier, 4 * SECONDS)
                 or short_form(folder)
             )
     return Result(mutation, noticed, time.monotonic() - start)
