@@ -245,6 +245,25 @@ def test_a_corner(name: str, given: tuple[int, ...], wanted: int, flags: int) ->
     assert ticks(hart) >= 100
 
 
+DOUBLES = [
+    *("fadd.d {f}, fa1, fa2", "fsgnjn.d {f}, fa1, fa2", "fmin.d {f}, fa1, fa2", "fmadd.d {f}, fa1, fa2, fa3"),
+    *("fsqrt.d {f}, fa1", "fcvt.d.s {f}, fs2", "fcvt.d.w {f}, s1", "fmv.d.x {f}, a1", "fld {f}, 0(s2)"),
+]
+
+
+@pytest.mark.parametrize("register", ["fa0", "fs9"])
+@pytest.mark.parametrize("double_result", DOUBLES)
+def test_what_was_a_single_is_none_any_more(double_result: str, register: str) -> None:
+    """In one trace: a boxed single, a double over it, and that taken for a single, which is the canonical NaN."""
+    body = f"fadd.s {register}, fs2, fs2; {double_result.format(f=register)}; fadd.s fa5, {register}, fs2"
+    twins = Twins(f"loop: {body}; fmv.x.w a0, fa5; addi s1, s1, -1; bnez s1, loop; done: j done")
+    twins.csr(mstatus=FS_DIRTY).set(s1=20, s2=INPUT, a1=double(3.0)).write(INPUT, struct.pack("<Q", double(0.1)))
+    twins.do(lambda hart: set_f(hart, {11: double(1 / 3), 12: double(2.5), 13: double(7.0), 18: single(1.5)}))
+    twins.finish(300)
+    assert twins.hart.x("a0") == 0x7FC0_0000
+    assert twins.translator["translations"] > 0
+
+
 # ---- FS and frm change while code is hot --------------------------------------------------------------------------
 
 SKIPPING = (

@@ -97,7 +97,7 @@ def furnish(hart: Hart) -> None:
     tables = PageTables(hart)
     for page in range(RAM, RAM + 0x1_0000, PAGE):
         tables.map(page, page)
-    tables.map(VA, RAM + 0xC000).map(VA + PAGE, RAM + 0xD000)  # and nothing behind
+    tables.map(VA, RAM + 0xD000).map(VA + PAGE, RAM + 0xC000)  # not side by side, and nothing behind
     tables.map(VA + 4 * PAGE, RAM + 0xE000, "vrwxa").map(VA + 5 * PAGE, RAM + 0xB000, "vrwx")
     tables.map(VA + 6 * PAGE, RAM + 0xB000, "vrad").map(VA + 7 * PAGE, RAM + 0xB000, "vrwxuad")
     tables.map(VA + 8 * PAGE, DEVICE).map(VA + 9 * PAGE, 0x4000_0000).map(VA + 10 * PAGE, RAM + 0x2_0000)
@@ -351,6 +351,23 @@ def test_accesses_off_one_register(seed: int, tier: Tier) -> None:
 GROUP = "ld a0, 0({b}); sd a1, 8({b}); lw a3, 16({b}); {between}; sw a3, 24({b}); fld fa0, 32({b}); fsd fa1, 40({b})"
 
 
+@pytest.mark.parametrize("tier", [FORCED, COUNTED], ids=named)
+@pytest.mark.parametrize("front", ["", "sd s5, 0(gp); ld s5, 0(gp); "], ids=["window", "TLB"])
+@pytest.mark.parametrize("count", COUNTS, ids=lambda count: "-".join(count[::2]))
+def test_a_count_over_a_pages_end(count: tuple[str, str, str], front: str, tier: Tier) -> None:
+    """Read and written again at every address around the end, where the pages are not side by side."""
+    read, change, write = count
+    twins = Twins(tier=tier, bus=bus)
+    twins.do(furnish)
+    body = f"{front}{read} a4, 0(s5); {change}; {write} a4, 0(s5); add s10, s10, a4"
+    text = f"loop: {body}; addi s5, s5, 1; addi s1, s1, -1; bnez s1, loop; j ."
+    twins.write(RAM + 0x8000, assemble(text, RAM + 0x8000).code)
+    for _ in range(4):
+        twins.set(pc=RAM + 0x8000, priv=S, gp=RAM + 0x4000, s5=VA + PAGE - 24, s1=40, s10=0, a3=77, t4=5).run(600)
+    assert twins.hart.x("s1") == 0
+    assert twins.translator["translations"] > 0
+
+
 @pytest.mark.parametrize("base", [*BASES, "zero"])
 @pytest.mark.parametrize("between", CALM)
 def test_what_stands_between_accesses_leaves_them_where_they_are(base: str, between: str) -> None:
@@ -582,10 +599,10 @@ def test_every_row(row: Row) -> None:
 WAYS = [(16, 16), (32, 32), (48, 48), (56, 56), (32, 31), (32, 29), (32, 40), (48, 50), (48, 3), (56, 63), (56, 0)]
 CONSTANTS = [(0x12345, 0x678), (0x80000, -1), (0x7FFFF, 2047), (0xFFFFF, -2048), (0, 5), (0x80000, 0), (1, 0)]
 PAIRS = [
-    *(f"slli {{d}}, {{s}}, {up}; {down} {{d}}, {{d}}, {by}" for up, by in WAYS for down in ("srli", "srai")),
-    *(f"slli {{d}}, {{s}}, {by}; add {{d}}, {{one}}, {{two}}" for by in (0, 1, 2, 3, 4)),
+    *(f"slli {{d}}, {{s}}, {up}; {down} {{e}}, {{d}}, {by}" for up, by in WAYS for down in ("srli", "srai")),
+    *(f"slli {{d}}, {{s}}, {by}; add {{e}}, {{one}}, {{two}}" for by in (0, 1, 2, 3, 4)),
     *(
-        f"{upper} {{d}}, {high}; {lower} {{d}}, {{d}}, {low}"
+        f"{upper} {{d}}, {high}; {lower} {{e}}, {{d}}, {low}"
         for upper in ("lui", "auipc")
         for lower in ("addi", "addiw")
         for high, low in CONSTANTS
@@ -595,17 +612,17 @@ PAIRS = [
 
 @pytest.mark.parametrize("pair", PAIRS)
 def test_pairs(pair: str) -> None:
-    """In every order of registers that the host has and hasn't, the same one again and x0; and with a third instead."""
+    """In every order of registers that the host has and hasn't, the same one again and x0; and what is none."""
     source = random.Random(pair)
     names = ["a0", "a1", "t4", "s9", "zero"]
     lines = []
     for d in names[:-1]:
         for s in names:
             for one, two in ((d, s), (s, d), (d, d), ("a1", "s9")):
-                lines.append(pair.format(d=d, s=s, one=one, two=two))
+                lines.append(pair.format(d=d, e=d, s=s, one=one, two=two))
                 lines.append(f"add s2, s2, {d}; xor s3, s3, s2")
-    cross = pair.replace("{d}, {d}", "{d}, a0").format(d="t4", s="a1", one="a1", two="s9")
-    twins = Twins(f"loop: {'; '.join(lines)}; {cross}; add s2, s2, t4; j loop")
+    none = pair.format(d="t4", e="t5", s="a1", one="a1", two="t4")
+    twins = Twins(f"loop: {'; '.join(lines)}; {none}; add s2, s2, t4; xor s3, s3, t5; j loop")
     for _ in range(12):
         twins.set(pc=RAM, **{name: next(values(source)) for name in ("a0", "a1", "t4", "s9")}).run(len(lines) * 5)
     assert twins.translator["translations"] > 0
