@@ -350,8 +350,8 @@ def test_a_page_that_is_written_becomes_code_and_is_written_again(tier: Tier, st
     """Off one register all the while: what it was allowed when the page was data isn't remembered."""
     first, second = (store.format(value=value, f=f) for value, f in (("s4", "fa4"), ("s5", "fa5")))
     twins = Twins(
-        f"loop: {first}; {TICK}; {first}; jalr ra, 0(s2); {second}; jalr ra, 0(s2); add s2, s2, s3; addi s1, s1, -1; bnez s1, loop;"
-        "done: j done",
+        f"loop: {first}; {TICK}; {first}; jalr ra, 0(s2); {second}; jalr ra, 0(s2); add s2, s2, s3;"
+        "addi s1, s1, -1; bnez s1, loop; done: j done",
         tier=tier,
         ram=8 << 20,
     )
