@@ -115,7 +115,7 @@ cdef inline void emit_window(Hart* h, Jit* j, Insn* i, Place* place, int left) n
     else:
         alu_rm(c, CMP, 1, RCX, RBP, off(h, &w.write_tag) if writes(i.op) else off(h, &w.read_tag))
     place.out = out_of_line(j, OUT_STORE if writes(i.op) else OUT_LOAD, jump_cc(c, CC_NE), i, left)
-    place.out.back = start                                   # a refilled window is compared again
+    place.out.back = start
     place.out.direct = direct
     if inside:                                               # RDX is the group's
         lea_rm(c, 1, RAX, place.base, i.imm)
@@ -127,6 +127,7 @@ cdef inline void emit_window(Hart* h, Jit* j, Insn* i, Place* place, int left) n
         op_rx(c, OP_MOV_LOAD, 1, RDX, RBP, RDX, 0, off(h, &e.addend))
     else:
         mov_rm(c, 1, RDX, RBP, off(h, &w.addend))
+        place.out.access = c.at
 
 cdef inline void at_place(Code* c, uint32_t op, bint wide, int reg, Place* place) noexcept nogil:
     """`op` with the memory at `place`."""
@@ -279,9 +280,13 @@ cdef inline Group group_at(Jit* j, int first) noexcept nogil:
         g.count = 0
     return g
 
+cdef inline int32_t page_mask(Group* g) noexcept nogil:
+    """What of an address is compared: the page, and with a unit that it is aligned to that."""
+    return -PAGE_SIZE | ((1 << g.unit) - 1 if g.unit > 0 else 0)
+
 cdef inline uint8_t* emit_page_check(Hart* h, Code* c, Group* g, Window* w, TlbEntry* e) noexcept nogil:
     """Is the address in RCX in the page of the window, or of the TLB's entry at RDX, and aligned to the unit? The jump that says no."""
-    alu_ri(c, AND, 1, RCX, -PAGE_SIZE | ((1 << g.unit) - 1 if g.unit > 0 else 0))
+    alu_ri(c, AND, 1, RCX, page_mask(g))
     if g.direct:
         op_rx(c, CMP << 3 | 3, 1, RCX, RBP, RDX, 0, off(h, &e.write_tag) if g.write else off(h, &e.read_tag))
     else:
@@ -315,7 +320,7 @@ cdef inline void emit_group(Hart* h, Jit* j, Group* g, int left) noexcept nogil:
         mov_rm(c, 1, RDX, RBP, off(h, &w.addend))
 
 cdef inline void emit_group_miss(Hart* h, Jit* j, Out* o) noexcept nogil:
-    """The window is refilled, and the check repeated; what still isn't in one page goes on behind this, access by access."""
+    """The window is refilled, and the last byte compared again; what still isn't in one page goes on behind this, access by access."""
     cdef Code* c = &j.code
     cdef uint32_t mode = j.key & 3
     cdef Window* w = &h.window[mode][o.group.base]
@@ -323,17 +328,15 @@ cdef inline void emit_group_miss(Hart* h, Jit* j, Out* o) noexcept nogil:
     patch(o.low, c.at)
     if o.group.direct:
         return
-    fetch(c, RAX, o.group.base)
-    alu_ri(c, ADD, 1, RAX, o.group.low)
-    mov_ri(c, RDX, packed(o.insn, 0, 0, 0))
+    lea_rm(c, 1, RCX, use(c, o.group.base, RAX), o.group.low)
+    alu_ri(c, AND, 1, RCX, page_mask(&o.group))
+    mov_ri(c, RAX, <uint64_t>o.group.base * sizeof(Window))
+    call_to(c, j.refill[mode][o.group.write])
     if o.group.unit >= 0:
-        call_to(c, j.refill[mode][o.group.write][o.group.unit])
         jump_cc_to(c, CC_E, o.back)
         return
-    call_to(c, j.refill[mode][o.group.write][0])
     apart = jump_cc(c, CC_NE)
-    fetch(c, RAX, o.group.base)
-    lea_rm(c, 1, RCX, RAX, o.group.high)
+    lea_rm(c, 1, RCX, use(c, o.group.base, RAX), o.group.high)
     alu_ri(c, AND, 1, RCX, -PAGE_SIZE)
     alu_rm(c, CMP, 1, RCX, RBP, off(h, &w.write_tag) if o.group.write else off(h, &w.read_tag))
     jump_cc_to(c, CC_E, o.back)
@@ -363,17 +366,23 @@ cdef inline void emit_miss(Hart* h, Jit* j, Out* o) noexcept nogil:
     cdef bint write = o.kind == OUT_STORE
     cdef int size = log_size(i.op)
     cdef uint8_t* miss
-    emit_address(c, i)
     if o.grouped:
         mov_mr(c, 1, RBP, off(h, &h.group_addend), RDX)
-    mov_ri(c, RDX, packed(i, size, o.at, o.left))
     if not o.direct:
-        call_to(c, j.refill[j.key & 3][write][size])
-        if o.grouped:
+        mov_ri(c, RAX, i.rs1 * sizeof(Window))
+        call_to(c, j.refill[j.key & 3][write])
+        if o.access == NULL:                                 # RDX is a group's: the check again, and what follows it
             mov_rm(c, 1, RDX, RBP, off(h, &h.group_addend))  # the flags stay
-        jump_cc_to(c, CC_E, o.back)
-        if o.grouped:
-            mov_ri(c, RDX, packed(i, size, o.at, o.left))
+            jump_cc_to(c, CC_E, o.back)
+        elif PINS[i.rs1] >= 0:
+            jump_cc_to(c, CC_E, o.access)
+        else:
+            miss = jump_cc(c, CC_NE)
+            fetch(c, RAX, i.rs1)
+            jump_to(c, o.access)
+            patch(miss, c.at)
+    emit_address(c, i)
+    mov_ri(c, RDX, packed(i, size, o.at, o.left))
     if write and is_float_store(i.op) and FPINS[i.rs2] >= 0:
         sse_rr(c, 0x66, SSE_MOV_TO_GPR, 1, FPINS[i.rs2], RCX)
     elif write and is_float_store(i.op):

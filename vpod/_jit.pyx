@@ -596,31 +596,24 @@ cdef void emit_entry(Hart* h, Jit* j, int fp) noexcept nogil:
     pop_r(c, R15); pop_r(c, R14); pop_r(c, R13); pop_r(c, R12); pop_r(c, RBP); pop_r(c, RBX)
     ret(c)
 
-cdef void emit_refill(Hart* h, Jit* j, int mode, bint write, int size) noexcept nogil:
-    """RAX: address, EDX: `packed`. Equal: the window is refilled from the TLB, and the access is allowed. RCX is lost."""
+cdef void emit_refill(Hart* h, Jit* j, int mode, bint write) noexcept nogil:
+    """RCX: an address as it is compared with a tag, RAX: a window's offset from the mode's first. Equal: the window is refilled from the TLB,
+    the access is allowed, and RDX is the addend; RCX is lost."""
     cdef Code* c = &j.code
     cdef TlbEntry* e = &h.tlb[mode][0]
     cdef Window* w = &h.window[mode][0]
     cdef uint8_t* miss
-    j.refill[mode][write][size] = c.at
-    push_r(c, RBX)
-    mov_rr(c, 0, RBX, RAX)
-    shift_ri(c, SHR, 0, RBX, PAGE_SHIFT - 5)                 # an entry is 32 bytes, and so is a window
-    alu_ri(c, AND, 0, RBX, (TLB_SIZE - 1) << 5)
-    alu_rr(c, ADD, 1, RBX, RBP)
-    mov_rr(c, 1, RCX, RAX)
-    alu_ri(c, AND, 1, RCX, -PAGE_SIZE | ((1 << size) - 1))
-    alu_rm(c, CMP, 1, RCX, RBX, off(h, &e.write_tag) if write else off(h, &e.read_tag))
-    miss = jump_cc(c, CC_NE)
-    shift_ri(c, SHR, 0, RDX, 27)
-    shift_ri(c, SHL, 0, RDX, 5)
-    alu_rr(c, ADD, 1, RDX, RBP)
-    mov_rm(c, 1, RCX, RBX, off(h, &e.read_tag)); mov_mr(c, 1, RDX, off(h, &w.read_tag), RCX)
-    mov_rm(c, 1, RCX, RBX, off(h, &e.write_tag)); mov_mr(c, 1, RDX, off(h, &w.write_tag), RCX)
-    mov_rm(c, 1, RCX, RBX, off(h, &e.addend)); mov_mr(c, 1, RDX, off(h, &w.addend), RCX)
-    alu_rr(c, XOR, 0, RCX, RCX)                              # equal
+    j.refill[mode][write] = c.at
+    emit_index(c)
+    op_rx(c, CMP << 3 | 3, 1, RCX, RBP, RDX, 0, off(h, &e.write_tag) if write else off(h, &e.read_tag))
+    miss = jump_cc(c, CC_NE)                                 # moves keep the flags
+    op_rx(c, OP_MOV_LOAD, 1, RCX, RBP, RDX, 0, off(h, &e.read_tag))
+    op_rx(c, OP_MOV_STORE, 1, RCX, RBP, RAX, 0, off(h, &w.read_tag))
+    op_rx(c, OP_MOV_LOAD, 1, RCX, RBP, RDX, 0, off(h, &e.write_tag))
+    op_rx(c, OP_MOV_STORE, 1, RCX, RBP, RAX, 0, off(h, &w.write_tag))
+    op_rx(c, OP_MOV_LOAD, 1, RDX, RBP, RDX, 0, off(h, &e.addend))
+    op_rx(c, OP_MOV_STORE, 1, RDX, RBP, RAX, 0, off(h, &w.addend))
     patch(miss, c.at)
-    pop_r(c, RBX)
     ret(c)
 
 cdef void emit_call(Hart* h, Jit* j, int number, int fp, bint all_of_them) noexcept nogil:
@@ -697,15 +690,14 @@ cdef void emit_arm_call(Hart* h, Jit* j, int fp) noexcept nogil:
 
 cdef void emit_common(Hart* h, Jit* j) noexcept nogil:
     cdef Code* c = &j.code
-    cdef int mode, size, fp
+    cdef int mode, fp
     j.code.at = j.memory
     j.code.end = j.memory + COMMON_SIZE
     emit_entry(h, j, 0)
     emit_entry(h, j, 1)
     for mode in range(TLB_MODES):
-        for size in range(4):
-            emit_refill(h, j, mode, 0, size)
-            emit_refill(h, j, mode, 1, size)
+        emit_refill(h, j, mode, 0)
+        emit_refill(h, j, mode, 1)
     for fp in range(2):
         emit_slow(h, j, fp, 0)
         emit_slow(h, j, fp, 1)

@@ -80,7 +80,8 @@ cdef struct Out:               # what stands out of line, behind a translation
     int kind
     uint8_t* place             # the jump that leads here
     uint8_t* low               #   and of OUT_GROUP the other one
-    uint8_t* back              # where it goes on when a window was refilled: before the access
+    uint8_t* back              # where it goes on when a window was refilled: before the check
+    uint8_t* access            #   or behind it, the addend in RDX
     uint8_t* done              # where the instruction is over
     Insn* insn
     int32_t at                 # the instruction's offset in its page
@@ -141,7 +142,7 @@ cdef struct Jit:
     uint8_t* exit_link[2]      # RAX: the link
     uint8_t* exit_pc[2]        # RAX: the next pc
     uint8_t* exit_set[2]       # h.pc is set
-    uint8_t* refill[TLB_MODES][2][4]   # RAX: address, EDX: see `packed`; equal: the window is refilled; [1] for stores; by size
+    uint8_t* refill[TLB_MODES][2]      # see `emit_refill`; [1] for stores
     uint8_t* slow[2][2]        # RAX: address, EDX likewise, RCX: value of a store ([1]); RAX: value of a load
     uint8_t* arm[2]            # RAX: a Single
     uint8_t* sync              # MXCSR's flags into fflags
@@ -221,8 +222,8 @@ cdef inline void extend_word(Code* c, int n) noexcept nogil:
 
 
 cdef inline uint32_t packed(Insn* i, int log_size, int32_t at, int left) noexcept nogil:
-    """What the helpers of a load or store must know: window, size, length of the instruction, instructions left, and where it is."""
-    return <uint32_t>i.rs1 << 27 | <uint32_t>log_size << 25 | <uint32_t>(i.length == 4) << 24 | <uint32_t>left << 16 | <uint32_t>at
+    """What the helpers of a load or store must know: size, length of the instruction, instructions left, and where it is."""
+    return <uint32_t>log_size << 25 | <uint32_t>(i.length == 4) << 24 | <uint32_t>left << 16 | <uint32_t>at
 
 
 # ---- what is emitted out of line, and data ------------------------------------------------------------------------

@@ -216,6 +216,14 @@ ACCESSES = (
         "off(h, &e.write_tag) if write else off(h, &e.read_tag))", "off(h, &e.read_tag))", WEB,
     ),
     Fault(
+        "a base that is no pin isn't fetched again after a miss", MEMORY,
+        "            fetch(c, RAX, i.rs1)\n            jump_to(c, o.access)", "            jump_to(c, o.access)", STATE,
+    ),
+    Fault(
+        "a refilled window's addend is the one it had", JIT,
+        "    op_rx(c, OP_MOV_STORE, 1, RDX, RBP, RAX, 0, off(h, &w.addend))\n", "", STATE,
+    ),
+    Fault(
         "windows outlive an sfence.vma of a page", MMU,
         "    windows_flush(h)\n    for mode in range(MODE_M):", "    for mode in range(MODE_M):", WEB,
     ),
