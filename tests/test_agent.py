@@ -302,12 +302,14 @@ def test_a_background_process_that_never_stops_talking(plain: Host) -> None:
 
 
 def test_signals_reach_the_whole_tree(plain: Host) -> None:
-    id = plain.start(
-        "sh", "-c", "sh -c 'trap \"echo inner; exit\" USR1; echo up; while :; do sleep 0.05; done' & wait $!"
-    )
-    plain.wait(lambda f: f.kind == Kind.STDOUT)
+    id = plain.start("sh", "-c", "sh -c 'echo $$; while :; do sleep 0.05; done' & wait $!")
+    inner = Path("/proc", plain.wait(lambda f: f.kind == Kind.STDOUT).payload.decode().strip())
     plain.send(Kind.SIGNAL, id, struct.pack("<I", signal.SIGTERM))
     assert plain.finish(id).code == 128 + signal.SIGTERM
+    deadline = time.monotonic() + 5
+    while inner.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not inner.exists()
 
 
 ESCAPE = """

@@ -252,9 +252,11 @@ static void send_signal(struct request *request, int number) {
     } else if (request->state == WAITING) {
         request_exited(request, 128 + number);
     } else if (request->state == RUNNING && request->pid > 0) {
-        if (request->kind == SESSION) session_interrupt(request); /* first: or a command dies, and the shell begins the next */
-        else kill(request->pid, number);
+        /* The session shell before its command, or it begins the next when that has died; any other root after its tree,
+         * which could not be found without it. */
+        if (request->kind == SESSION) session_interrupt(request);
         tree_signal(request->pid, &request->spared, number);
+        if (request->kind != SESSION) kill(request->pid, number);
     }
 }
 
