@@ -37,6 +37,10 @@ cdef struct Place:             # where an access is
     int32_t disp
     Out* out                   # its miss; NULL if there can't be one
 
+cdef inline int window_of(Jit* j, int n) noexcept nogil:
+    """The window for accesses off x[n]: one for all off the stack pointer, others by trace and register."""
+    return 0 if n == 2 else 1 + <int>((j.seed + <uint32_t>n) % (WINDOWS - 1))
+
 cdef inline bint is_load(int op) noexcept nogil:
     return op == OP_LB or op == OP_LBU or op == OP_LH or op == OP_LHU or op == OP_LW or op == OP_LWU or op == OP_LD
 
@@ -95,7 +99,7 @@ cdef inline void emit_index(Code* c) noexcept nogil:
 cdef inline void emit_window(Hart* h, Jit* j, Insn* i, Place* place, int left) noexcept nogil:
     """Check the access, unless its group was. `place` says where it is then: [base + RDX + imm], or [RAX]; RCX is lost."""
     cdef Code* c = &j.code
-    cdef Window* w = &h.window[j.key & 3][i.rs1]
+    cdef Window* w = &h.window[j.key & 3][window_of(j, i.rs1)]
     cdef TlbEntry* e = &h.tlb[j.key & 3][0]
     cdef bint inside = j.step <= j.group.last, direct
     cdef uint8_t* start = c.at
@@ -296,7 +300,7 @@ cdef inline uint8_t* emit_page_check(Hart* h, Code* c, Group* g, Window* w, TlbE
 cdef inline void emit_group(Hart* h, Jit* j, Group* g, int left) noexcept nogil:
     """Check that all of a group lies in the page of its window, by its first and last byte, or by its unit; RDX is the addend then."""
     cdef Code* c = &j.code
-    cdef Window* w = &h.window[j.key & 3][g.base]
+    cdef Window* w = &h.window[j.key & 3][window_of(j, g.base)]
     cdef TlbEntry* e = &h.tlb[j.key & 3][0]
     cdef int base = use(c, g.base, RAX)
     cdef uint8_t* low = NULL
@@ -323,14 +327,14 @@ cdef inline void emit_group_miss(Hart* h, Jit* j, Out* o) noexcept nogil:
     """The window is refilled, and the last byte compared again; what still isn't in one page goes on behind this, access by access."""
     cdef Code* c = &j.code
     cdef uint32_t mode = j.key & 3
-    cdef Window* w = &h.window[mode][o.group.base]
+    cdef Window* w = &h.window[mode][window_of(j, o.group.base)]
     cdef uint8_t* apart
     patch(o.low, c.at)
     if o.group.direct:
         return
     lea_rm(c, 1, RCX, use(c, o.group.base, RAX), o.group.low)
     alu_ri(c, AND, 1, RCX, page_mask(&o.group))
-    mov_ri(c, RAX, <uint64_t>o.group.base * sizeof(Window))
+    mov_ri(c, RAX, <uint64_t>window_of(j, o.group.base) * sizeof(Window))
     call_to(c, j.refill[mode][o.group.write])
     if o.group.unit >= 0:
         jump_cc_to(c, CC_E, o.back)
@@ -369,7 +373,7 @@ cdef inline void emit_miss(Hart* h, Jit* j, Out* o) noexcept nogil:
     if o.grouped:
         mov_mr(c, 1, RBP, off(h, &h.group_addend), RDX)
     if not o.direct:
-        mov_ri(c, RAX, i.rs1 * sizeof(Window))
+        mov_ri(c, RAX, <uint64_t>window_of(j, i.rs1) * sizeof(Window))
         call_to(c, j.refill[j.key & 3][write])
         if o.access == NULL:                                 # RDX is a group's: the check again, and what follows it
             mov_rm(c, 1, RDX, RBP, off(h, &h.group_addend))  # the flags stay

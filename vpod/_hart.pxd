@@ -50,6 +50,7 @@ cdef enum:
     PMP_ENTRIES = 16
     X0_SINK = 32
     KEYS = 8                   # of translations
+    WINDOWS = 64               # of a data mode, for translated code
     LANDINGS = 4096
     ENTERED_WORDS = 64
 
@@ -262,6 +263,6 @@ cdef struct Hart:
     uint32_t code_dropped      # all decoded blocks were dropped: translations too must go
     uint64_t entered[ENTERED_WORDS]    # a bit for the virtual pages that landings and links between pages lead to
     uint32_t landed            # a bit for each key whose table has entries
-    Window window[TLB_MODES][32]
+    Window window[TLB_MODES][WINDOWS]
     void* helpers[8]
     Landing landing[KEYS][LANDINGS]

@@ -313,6 +313,7 @@ cdef Translation* emit_trace(Hart* h, Jit* j, Block** parts, int count, int tota
     j.boxed = 0
     j.group.last = -1
     j.head = j.base = base_of(parts[0])
+    j.seed = <uint32_t>((parts[0].pa >> 1) * 0x9e3779b97f4a7c15u >> 40)
     t = <Translation*>take_data(j, sizeof(Translation))
     t.block = parts[0]
     t.key = j.key

@@ -162,6 +162,7 @@ cdef struct Jit:
     uint32_t chased            # x registers that hold what was loaded: a pointer from a structure, which may lead anywhere
     Step steps[MAX_TRACE + 1]
     int step_count
+    uint32_t seed              # which windows it uses: see `window_of`
     int step                   # the present one
     Group group
     uint8_t* ends[MAX_TRACE]   # where the code of each step ends
