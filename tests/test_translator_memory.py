@@ -160,9 +160,14 @@ OPERATIONS = ["add", "sub", "xor", "sltu", "addw", "sraw", "mul", "divu", "remw"
 
 
 def random_step(source: random.Random) -> str:
-    """One instruction that doesn't jump."""
+    """One instruction that doesn't jump, or a pair of them."""
     d, a, b = (source.choice(REGISTERS) for _ in range(3))
-    kind = source.randrange(8)
+    kind = source.randrange(10)
+    if kind == 9:
+        up, by = source.choice(((32, 32), (48, 48), (56, 56), (32, 29), (48, 52)))
+        return f"slli {d}, {a}, {up}; srli {d}, {d}, {by}"
+    if kind == 8:
+        return f"slli {d}, {a}, {source.randrange(1, 4)}; add {d}, {d}, {b}"
     if kind == 0:
         return f"addi {d}, {a}, {source.randrange(-2048, 2048)}"
     if kind == 1:

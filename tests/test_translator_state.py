@@ -628,6 +628,22 @@ def test_pairs(pair: str) -> None:
     assert twins.translator["translations"] > 0
 
 
+@pytest.mark.parametrize("front", ["bnez zero, loop", "j on; on: nop", "addi a1, a1, 3"])
+@pytest.mark.parametrize(
+    "pair", ["slli a0, a1, 32; srli a0, a0, 32", "slli t4, a1, 3; add t4, t4, a1", "lui s9, 5; addi s9, s9, 7"]
+)
+def test_a_pair_at_a_pages_end(pair: str, front: str) -> None:
+    """It is a block of its own, or the end of one, and what follows is on the next page."""
+    before = "loop: addi a1, a1, 5; " + front
+    count = before.count(";") + 1
+    behind = "add s2, s2, a0; add s3, s3, t4; add s4, s4, s9; j loop"
+    twins = Twins(f"j loop; {'nop; ' * (1021 - count)} {before}; {pair}; {behind}")
+    assert twins.program["loop"] == RAM + PAGE - 8 - 4 * count
+    for budget in (1000, 7, 1, 2, 3, 5000):
+        twins.run(budget)
+    assert twins.translator["translations"] > 0
+
+
 # ---- atomics ------------------------------------------------------------------------------------------------------
 
 

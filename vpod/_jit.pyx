@@ -234,6 +234,7 @@ cdef void emit_steps(Hart* h, Jit* j, Translation* t, int first, int last, bint 
         if k < last and emit_pair(h, j, &j.steps[k], &j.steps[k + 1]):
             follow(j, j.steps[k].insn)
             k += 1                                           # no group ends in front of a pair's second: it is no access
+            j.base = j.steps[k].base
         else:
             emit_insn(h, j, t, &j.steps[k])
         follow(j, j.steps[k].insn)

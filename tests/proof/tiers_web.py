@@ -341,6 +341,30 @@ class _Drawer:
                 )
         return Item("; ".join(words))
 
+    def pair(self) -> Item:
+        """Two instructions that the host may do in one, or nearly such."""
+        rng, a, b, c = self.rng, self.register(), self.register(), self.register()
+        kind = rng.randrange(3)
+        if kind == 0:
+            up, by = rng.choice(((32, 32), (48, 48), (56, 56), (32, rng.randrange(64)), (rng.randrange(64), 9)))
+            return Item(f"slli {a}, {b}, {up}; {rng.choice(('srli', 'srai'))} {a}, {a}, {by}")
+        if kind == 1:
+            return Item(f"slli {a}, {b}, {rng.randrange(1, 5)}; add {a}, {rng.choice((f'{a}, {c}', f'{c}, {a}'))}")
+        upper = f"{rng.choice(('lui', 'auipc'))} {a}, {rng.getrandbits(20)}"
+        return Item(f"{upper}; {rng.choice(('addi', 'addiw'))} {a}, {a}, {rng.randrange(-2048, 2048)}")
+
+    def count(self) -> Item:
+        """Something in memory that is read, changed and written again, by three instructions or by atomics."""
+        rng, a, b = self.rng, self.register(), self.register()
+        offset, size = 8 * rng.randrange(-4, 8), rng.choice("wd")
+        if rng.random() < 0.5:
+            offset += rng.choice((0, 0, 0, 4, 1))
+            return Item(f"l{size} {a}, {offset}(s0); addi {a}, {a}, 1; s{size} {a}, {offset}(s0)")
+        front = f"andi t3, s0, -8; addi t3, t3, {offset}"
+        if rng.random() < 0.5:
+            return Item(f"{front}; lr.{size} {a}, (t3); addi {b}, {a}, 1; sc.{size} {a}, {b}, (t3)")
+        return Item(f"{front}; amo{rng.choice(('swap', 'add', 'xor', 'and', 'or', 'max'))}.{size} {a}, {b}, (t3)")
+
     def call(self) -> Item:
         target = self.rng.randrange(self.functions)
         if self.rng.random() < 0.5:
@@ -396,8 +420,8 @@ class _Drawer:
 
     def item(self) -> Item:
         ways = (
-            (self.straight, 42), (self.skip, 12), (self.loop, 5), (self.record, 10), (self.call, 8), (self.any_call, 5),
-            (self.calling_loop, 4), (self.move, 4), (self.rounding, 1),
+            (self.straight, 42), (self.skip, 12), (self.loop, 5), (self.record, 10), (self.pair, 8), (self.count, 6),
+            (self.call, 8), (self.any_call, 5), (self.calling_loop, 4), (self.move, 4), (self.rounding, 1),
         )  # fmt: skip
         kind = self.rng.choices([way for way, _ in ways], [weight for _, weight in ways])[0]
         return Item("ecall") if self.rng.random() < 0.1 else kind()
