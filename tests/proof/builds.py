@@ -39,7 +39,7 @@ AROUND = ("tests/test_devices_*.py", "tests/test_snapshot.py", "tests/test_bare.
 SLOW = ("tests/test_isa.py", "tests/test_softfloat.py", "tests/test_fdt.py", "tests/test_elf.py")
 ORACLES = ("tests/test_core_qemu.py",)  # what another target does at greater length
 
-TIERS = ("0", "force")  # values of VPOD_JIT with which those tests run
+TIERS = ("0", "force")  # values of VPOD_JIT with which those tests run; in the short form, but for coverage, the first
 TRANSLATOR = ("tests/test_translator*.py",)  # they choose their tiers themselves: once is enough
 
 
@@ -76,9 +76,9 @@ def borrowed(seed: int) -> Sequence[Piece]:
     ]
 
 
-def both_tiers(form: Form, seed: int) -> Sequence[Piece]:
+def both_tiers(build: str, form: Form, seed: int) -> Sequence[Piece]:
     """Pieces of the target `tiers` that belong to the tests: no test takes code from the translator, and moves it."""
-    scenes = 16 if form == "short" else 60
+    scenes = 60 if form == "long" else 16 if build == "coverage" else 6
     effort = 1_000_000
     return [
         Piece("tiers", {"kind": kind, "seed": seed, "first": 0, "scenes": scenes, "effort": effort}, 1200)
@@ -289,10 +289,11 @@ def run(build: str, part: str, form: Form, seed: int) -> Outcome:
         environment = environment_of(folder, build)
         outcome = Outcome()
         if part == "tests":
-            for tier in TIERS:
+            for tier in TIERS if form == "long" or build == "coverage" else TIERS[:1]:
                 outcome += run_tests(folder, {**environment, "VPOD_JIT": tier}, selected(folder, build, form))
             outcome += run_tests(folder, environment, files(folder, TRANSLATOR))
-            outcome += sum((run_piece(folder, environment, piece) for piece in both_tiers(form, seed)), Outcome())
+            pressed = both_tiers(build, form, seed)
+            outcome += sum((run_piece(folder, environment, piece) for piece in pressed), Outcome())
         if part == "pieces" or (build == "coverage" and form == "long"):
             outcome += run_borrowed(folder, environment, seed)
         if build == "sanitize":
