@@ -18,6 +18,7 @@ import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import CodeType
 
 from vpod import _cpu, disasm, isa
 from vpod.bus import AccessFault
@@ -85,8 +86,13 @@ def assemble(source: str, base: int = RAM, **symbols: int) -> Program:
     `.byte .half .word .dword VALUE, ...`, `.align BYTES` and `.space BYTES`. A value is a Python expression of labels,
     `symbols` and CSR names; `.` is the address of the line. Raises ValueError with the line it can't make sense of.
     """
+    return _assemble(source, base, tuple(symbols.items()))
+
+
+@functools.lru_cache(maxsize=1024)  # many tests begin with the same few lines
+def _assemble(source: str, base: int, symbols: tuple[tuple[str, int], ...]) -> Program:
     lines = [part.strip() for line in source.splitlines() for part in line.split("#")[0].split(";")]
-    names: dict[str, int] = {**CSR, **symbols}
+    names: dict[str, int] = {**CSR, **dict(symbols)}
     code = bytearray()
     for last in (False, True):  # sizes don't depend on labels, so two passes are enough
         code.clear()
@@ -102,10 +108,15 @@ def assemble(source: str, base: int = RAM, **symbols: int) -> Program:
     return Program(base, bytes(code), names)
 
 
+@functools.cache
+def _expression(text: str) -> CodeType:
+    return compile(text, "<operand>", "eval")
+
+
 def _value(text: str, pc: int, names: Mapping[str, int], last: bool) -> int:
     text = re.sub(r"(?<![\w.])\.(?!\w)", str(pc), text.strip())
     try:
-        return int(eval(text, {"__builtins__": {}}, names))
+        return int(eval(_expression(text), {"__builtins__": {}}, names))
     except NameError:
         if last:
             raise ValueError(f"nothing is called {text}") from None

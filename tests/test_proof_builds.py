@@ -16,7 +16,7 @@ from tests.proof import builds, coverage, mutations
 from tests.proof.coverage import Counts, Excuse
 from tests.proof.mutants import ENCODING, Mutation
 from tests.proof.mutations import MUTATIONS
-from tests.proof.pieces import Outcome, Piece
+from tests.proof.pieces import Form, Outcome, Piece
 from vpod import isa
 
 ROOT = Path(__file__).parents[1]
@@ -81,8 +81,12 @@ def test_whatever_is_no_passed_test_is_a_difference(tmp_path: Path, what: str) -
         assert outcome.differences
 
 
+@pytest.mark.parametrize(
+    ("build", "form", "tiers"),
+    [("checked", "short", ["0"]), ("coverage", "short", ["0", "force"]), ("sanitize", "long", ["0", "force"])],
+)
 def test_the_tests_run_in_both_tiers_and_the_translator_is_pressed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build: str, form: Form, tiers: list[str]
 ) -> None:
     """What no directed test does, tiny memories and evictions, pieces of the target `tiers` do on each build."""
     ran: list[str] = []
@@ -100,8 +104,10 @@ def test_the_tests_run_in_both_tiers_and_the_translator_is_pressed(
     monkeypatch.setattr(builds, "prepared", lambda build: contextlib.nullcontext(tmp_path))
     monkeypatch.setattr(builds, "run_tests", tests)
     monkeypatch.setattr(builds, "run_piece", piece)
-    assert builds.run("checked", "tests", "short", 1).counts["pieces"] == 3
-    assert ran == ["0", "force", "tests/test_translator.py", "tiers rounds", "tiers web", "tiers episodes"]
+    monkeypatch.setattr(coverage, "outcome", lambda folder: Outcome())
+    monkeypatch.setattr(builds, "reports", lambda folder: Outcome())
+    assert builds.run(build, "tests", form, 1).counts["pieces"] == 3
+    assert ran == [*tiers, "tests/test_translator.py", "tiers rounds", "tiers web", "tiers episodes"]
 
 
 def test_another_core_than_the_one_that_was_built_is_refused(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cache
 
 X0_SINK = 32  # the destination that stands for x0, and for no destination: see _hart.pxd
 
@@ -511,6 +512,12 @@ def expand(row: Row) -> tuple[Row, dict[str, str | int]]:
 _BY_LENGTH = {2: COMPRESSED_ROWS, 4: BASE_ROWS}
 
 
+@cache
+def _candidates(size: int, opcode: int) -> tuple[Row, ...]:
+    """The rows of that length, in the table's order, that can have these low seven bits."""
+    return tuple(row for row in _BY_LENGTH[size] if (row.match ^ opcode) & row.mask & 0x7F == 0)
+
+
 def length(word: int) -> int:
     """2 or 4: the length in bytes of the instruction whose low 16 bits are those of `word`.
 
@@ -523,7 +530,7 @@ def find(word: int) -> Row | None:
     """The row of `word`, or None where the encoding is reserved. Only the low 16 bits of a compressed one count."""
     size = length(word)
     word &= (1 << 8 * size) - 1
-    return next((row for row in _BY_LENGTH[size] if row.matches(word)), None)
+    return next((row for row in _candidates(size, word & 0x7F) if row.matches(word)), None)
 
 
 def decode(word: int) -> Decoded | None:

@@ -39,7 +39,7 @@ AROUND = ("tests/test_devices_*.py", "tests/test_snapshot.py", "tests/test_bare.
 SLOW = ("tests/test_isa.py", "tests/test_softfloat.py", "tests/test_fdt.py", "tests/test_elf.py")
 ORACLES = ("tests/test_core_qemu.py",)  # what another target does at greater length
 
-TIERS = ("0", "force")  # values of VPOD_JIT with which those tests run
+TIERS = ("0", "force")  # values of VPOD_JIT with which those tests run; in the short form, but for coverage, the first
 TRANSLATOR = ("tests/test_translator*.py",)  # they choose their tiers themselves: once is enough
 
 
@@ -54,7 +54,9 @@ class Build:
 
 BUILDS = {
     "sanitize": Build(
-        ("VPOD_SANITIZE", "VPOD_QUICK"), (b"__asan_init", b"__ubsan_handle"), (*ORACLES, "tests/test_snapshot.py")
+        ("VPOD_SANITIZE", "VPOD_QUICK"),
+        (b"__asan_init", b"__ubsan_handle"),
+        (*ORACLES, "tests/test_snapshot.py", "tests/test_translator_floats.py"),
     ),
     "coverage": Build(("VPOD_COVERAGE", "VPOD_QUICK"), (b"__gcov_init",)),
     "checked": Build(
@@ -76,9 +78,9 @@ def borrowed(seed: int) -> Sequence[Piece]:
     ]
 
 
-def both_tiers(form: Form, seed: int) -> Sequence[Piece]:
+def both_tiers(build: str, form: Form, seed: int) -> Sequence[Piece]:
     """Pieces of the target `tiers` that belong to the tests: no test takes code from the translator, and moves it."""
-    scenes = 16 if form == "short" else 60
+    scenes = 60 if form == "long" else 16 if build == "coverage" else 6
     effort = 1_000_000
     return [
         Piece("tiers", {"kind": kind, "seed": seed, "first": 0, "scenes": scenes, "effort": effort}, 1200)
@@ -176,7 +178,11 @@ def prepared(build: str) -> Iterator[Path]:
 
 def selected(folder: Path, build: str, form: Form) -> list[str]:
     """The test files to run, by their paths in `folder`."""
-    patterns = CORE + AROUND + (SLOW if form == "long" else ())
+    return kept(folder, build, form, CORE + AROUND + (SLOW if form == "long" else ()))
+
+
+def kept(folder: Path, build: str, form: Form, patterns: Sequence[str]) -> list[str]:
+    """Those of the files that this form doesn't leave out on this build."""
     left_out = BUILDS[build].without if form == "short" else ()
     return [name for name in files(folder, patterns) if name not in left_out]
 
@@ -289,10 +295,11 @@ def run(build: str, part: str, form: Form, seed: int) -> Outcome:
         environment = environment_of(folder, build)
         outcome = Outcome()
         if part == "tests":
-            for tier in TIERS:
+            for tier in TIERS if form == "long" or build == "coverage" else TIERS[:1]:
                 outcome += run_tests(folder, {**environment, "VPOD_JIT": tier}, selected(folder, build, form))
-            outcome += run_tests(folder, environment, files(folder, TRANSLATOR))
-            outcome += sum((run_piece(folder, environment, piece) for piece in both_tiers(form, seed)), Outcome())
+            outcome += run_tests(folder, environment, kept(folder, build, form, TRANSLATOR))
+            pressed = both_tiers(build, form, seed)
+            outcome += sum((run_piece(folder, environment, piece) for piece in pressed), Outcome())
         if part == "pieces" or (build == "coverage" and form == "long"):
             outcome += run_borrowed(folder, environment, seed)
         if build == "sanitize":

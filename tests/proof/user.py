@@ -555,7 +555,7 @@ def report(bench: Bench, program: Program, seed: int, number: int, found: list[s
 
 
 def pieces(form: Form, seed: int) -> Sequence[Piece]:
-    count, programs = (4, 10_000) if form == "short" else (8, 45_000)
+    count, programs = (4, 5_000) if form == "short" else (8, 45_000)
     return [
         Piece("user", {"seed": seed, "first": n * programs, "programs": programs}, 60 + programs // 25)
         for n in range(count)
