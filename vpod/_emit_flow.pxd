@@ -13,6 +13,7 @@
 
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
 
+from vpod._code cimport note_entered
 from vpod._decode cimport *
 from vpod._emit_memory cimport emit_address
 from vpod._hart cimport *
@@ -72,7 +73,6 @@ cdef inline void emit_indirect(Hart* h, Jit* j, Insn* i) noexcept nogil:
     """JALR, through the table of landings."""
     cdef Code* c = &j.code
     cdef Landing* landing = &h.landing[j.key][0]
-    cdef uint8_t* miss
     emit_address(c, i)
     alu_ri(c, AND, 1, RAX, -2)
     emit_return_address(h, c, i, j.base + <int32_t>i.offset + i.length)
@@ -81,16 +81,47 @@ cdef inline void emit_indirect(Hart* h, Jit* j, Insn* i) noexcept nogil:
     alu_rr(c, XOR, 0, RCX, RAX)
     alu_ri(c, AND, 0, RCX, <int32_t>(j.landing_mask << 1))   # twice the index: a landing is 16 bytes
     op_rx(c, CMP << 3 | 3, 1, RAX, RBP, RCX, 3, off(h, &landing.tag))
-    miss = jump_cc(c, CC_NE)
+    jump_cc_to(c, CC_NE, j.land_apart[j.key])
+    emit_landed(h, j, j.key)
+
+cdef inline void emit_landed(Hart* h, Jit* j, uint32_t key) noexcept nogil:
+    """To the landing of RAX, of which RCX is twice the index."""
+    cdef Code* c = &j.code
+    cdef Landing* landing = &h.landing[key][0]
     alu_ri(c, AND, 1, RAX, -PAGE_SIZE)
     mov_mr(c, 1, RBP, off(h, &h.page_va), RAX)
     op_rx(c, 0xff, 0, 4, RBP, RCX, 3, off(h, &landing.code))
-    patch(miss, c.at)
-    jump_to(c, j.exit_pc[j.fp])
+
+cdef inline void emit_land_apart(Hart* h, Jit* j, uint32_t key) noexcept nogil:
+    """RAX is not at its index, of which RCX is twice: it may be beside it."""
+    cdef Code* c = &j.code
+    j.land_apart[key] = c.at
+    alu_ri(c, XOR, 0, RCX, 2)
+    op_rx(c, CMP << 3 | 3, 1, RAX, RBP, RCX, 3, off(h, &h.landing[key][0].tag))
+    jump_cc_to(c, CC_NE, j.exit_pc[key >> 2])
+    emit_landed(h, j, key)
+
+cdef inline uint64_t landing_index(Jit* j, uint64_t pc) noexcept nogil:
+    """Where `emit_indirect` looks for `pc` first; then it looks at the same index, the last bit turned."""
+    return ((pc >> 1) ^ (pc >> 12)) & j.landing_mask
 
 cdef inline Landing* landing_of(Hart* h, Jit* j, uint32_t key, uint64_t pc) noexcept nogil:
-    """Where `emit_indirect` looks for `pc`."""
-    return &h.landing[key][((pc >> 1) ^ (pc >> 12)) & j.landing_mask]
+    """The landing that is known for `pc`, or NULL."""
+    cdef uint64_t index = landing_index(j, pc)
+    if h.landing[key][index].tag == pc:
+        return &h.landing[key][index]
+    return &h.landing[key][index ^ 1] if h.landing[key][index ^ 1].tag == pc else NULL
+
+cdef inline void land(Hart* h, Jit* j, Translation* t, uint64_t pc) noexcept nogil:
+    """Indirect jumps to `pc` lead to `t` from now on. What was in its place moves beside it."""
+    cdef uint64_t index = landing_index(j, pc)
+    cdef Landing* landing = &h.landing[t.key][index]
+    if landing.tag != pc:
+        h.landing[t.key][index ^ 1] = landing[0]
+    landing.tag = pc
+    landing.code = t.entry
+    note_entered(h, pc)
+    h.landed |= <uint32_t>1 << t.key
 
 cdef inline int emit_compare(Code* c, Insn* i) noexcept nogil:
     """Compare as a branch does; the condition under which it is taken."""

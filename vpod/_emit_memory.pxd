@@ -22,6 +22,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from vpod._decode cimport *
 from vpod._hart cimport *
+from vpod._mmu cimport STATUS_FS
 from vpod._translator cimport *
 from vpod._x86 cimport *
 
@@ -73,7 +74,7 @@ cdef inline void emit_address(Code* c, Insn* i) noexcept nogil:
 
 cdef inline bint is_access(Jit* j, int op) noexcept nogil:
     """A load or store that is emitted here, and not left to its arm."""
-    return is_load(op) or is_store(op) or j.fp and (is_float_load(op) or is_float_store(op))
+    return is_load(op) or is_store(op) or is_float_store(op) or j.fp and is_float_load(op)
 
 cdef inline bint writes(int op) noexcept nogil:
     return is_store(op) or is_float_store(op)
@@ -174,6 +175,20 @@ cdef inline void emit_store(Hart* h, Jit* j, Insn* i, int left) noexcept nogil:
     emit_window(h, j, i, &place, left)
     emit_store_value(&j.code, i.op, &place, use(&j.code, i.rs2, RCX))
     over(&j.code, &place)
+
+cdef inline void emit_store_at_rest(Hart* h, Jit* j, Insn* i, int left) noexcept nogil:
+    """FSW or FSD where f is in the hart and FS may be Off: a setjmp in a process that doesn't compute with F. Nothing becomes Dirty."""
+    cdef Code* c = &j.code
+    cdef Place place
+    cdef Out* off_out
+    mov_ri(c, RAX, STATUS_FS)
+    op_rm(c, OP_TEST, 0, RAX, RBP, off(h, &h.mstatus))
+    off_out = out_of_line(j, OUT_ARM, jump_cc(c, CC_E), i, left)
+    off_out.ends = 1                                         # it traps
+    emit_window(h, j, i, &place, left)
+    mov_rm(c, 1, RCX, RBP, off(h, &h.f[i.rs2]))
+    emit_store_value(c, i.op, &place, RCX)
+    over(c, &place)
 
 
 # ---- atomics: one hart runs at a time, so they are a load, an operation and a store ------------------------------------
@@ -387,9 +402,9 @@ cdef inline void emit_miss(Hart* h, Jit* j, Out* o) noexcept nogil:
             patch(miss, c.at)
     emit_address(c, i)
     mov_ri(c, RDX, packed(i, size, o.at, o.left))
-    if write and is_float_store(i.op) and FPINS[i.rs2] >= 0:
+    if is_float_store(i.op) and j.fp and FPINS[i.rs2] >= 0:
         sse_rr(c, 0x66, SSE_MOV_TO_GPR, 1, FPINS[i.rs2], RCX)
-    elif write and is_float_store(i.op):
+    elif is_float_store(i.op):
         mov_rm(c, 1, RCX, RBP, off(h, &h.f[i.rs2]))
     elif write:
         fetch(c, RCX, i.rs2)

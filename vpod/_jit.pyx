@@ -18,7 +18,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from vpod._blocks cimport OP_CSR_INLINE, new_block
-from vpod._code cimport HASH_SIZE, drop_page, hash_slot, isolate, land_flush, note_entered, unlink
+from vpod._code cimport HASH_SIZE, drop_page, hash_slot, isolate, land_flush, unlink
 from vpod._decode cimport *
 from vpod._emit_float cimport emit_floating, emit_sync, fill_constants
 from vpod._emit_flow cimport *
@@ -121,7 +121,7 @@ cdef inline uint8_t* go_on(Hart* h, Jit* j, int fp) noexcept nogil:
     if key < 0 or key >> 2 != fp:
         return j.exit_set[fp]
     landing = landing_of(h, j, <uint32_t>key, h.pc)
-    if landing.tag != h.pc:
+    if landing == NULL:
         return j.exit_set[fp]
     h.page_va = h.pc & ~<uint64_t>(PAGE_SIZE - 1)
     h.running_generation = h.generation[h.priv]
@@ -198,6 +198,7 @@ cdef void emit_insn(Hart* h, Jit* j, Translation* t, Step* step) noexcept nogil:
     if emit_integer(h, j, i): return
     elif is_load(op): emit_load(h, j, i, left)
     elif is_store(op): emit_store(h, j, i, left)
+    elif is_float_store(op) and not j.fp: emit_store_at_rest(h, j, i, left)
     elif is_branch(op): emit_branch(h, j, t, i, step.follows, left)
     elif op == OP_JALR: emit_indirect(h, j, i)
     elif op == OP_JAL:
@@ -498,7 +499,6 @@ cdef void arm_enter(Hart* h, Insn* i) noexcept nogil:
     cdef Block* block = h.block
     cdef Jit* j = <Jit*>h.jit
     cdef Translation* t = NULL
-    cdef Landing* landing
     cdef int key = key_of(h)
     if h.code_dropped:
         forget_all(h)
@@ -512,11 +512,7 @@ cdef void arm_enter(Hart* h, Insn* i) noexcept nogil:
         return
     if h.exit_link != NULL and leads_to(h, h.exit_link, t, h.block_pc):
         link_up(h, h.exit_link, t, h.block_pc)
-    landing = landing_of(h, j, t.key, h.block_pc)
-    landing.tag = h.block_pc
-    landing.code = t.entry
-    note_entered(h, h.block_pc)
-    h.landed |= <uint32_t>1 << key
+    land(h, j, t, h.block_pc)
     h.countdown += block.count
     h.page_va = h.block_pc & ~<uint64_t>(PAGE_SIZE - 1)
     h.running_generation = h.generation[h.priv]
@@ -692,7 +688,7 @@ cdef void emit_arm_call(Hart* h, Jit* j, int fp) noexcept nogil:
 
 cdef void emit_common(Hart* h, Jit* j) noexcept nogil:
     cdef Code* c = &j.code
-    cdef int mode, fp
+    cdef int mode, fp, key
     j.code.at = j.memory
     j.code.end = j.memory + COMMON_SIZE
     emit_entry(h, j, 0)
@@ -704,6 +700,8 @@ cdef void emit_common(Hart* h, Jit* j) noexcept nogil:
         emit_slow(h, j, fp, 0)
         emit_slow(h, j, fp, 1)
         emit_arm_call(h, j, fp)
+    for key in range(KEYS):
+        emit_land_apart(h, j, <uint32_t>key)
     j.sync = c.at
     emit_sync(h, j)
     ret(c)

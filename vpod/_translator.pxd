@@ -142,6 +142,7 @@ cdef struct Jit:
     uint8_t* exit_link[2]      # RAX: the link
     uint8_t* exit_pc[2]        # RAX: the next pc
     uint8_t* exit_set[2]       # h.pc is set
+    uint8_t* land_apart[KEYS]  # RAX: the next pc, RCX: twice the index where it has no landing
     uint8_t* refill[TLB_MODES][2]      # see `emit_refill`; [1] for stores
     uint8_t* slow[2][2]        # RAX: address, EDX likewise, RCX: value of a store ([1]); RAX: value of a load
     uint8_t* arm[2]            # RAX: a Single

@@ -38,8 +38,8 @@ KEYS = (
         "while t != NULL and t.key != key:", "while t != NULL and t.key & 3 != key & 3:", ROUNDS,
     ),
     Fault(
-        "one table of landings for all keys is emptied only", JIT,
-        "h.landed |= <uint32_t>1 << key", "h.landed |= 1", WEB,
+        "one table of landings for all keys is emptied only", FLOW,
+        "h.landed |= <uint32_t>1 << t.key", "h.landed |= 1", WEB,
     ),
 )  # fmt: skip
 
@@ -120,8 +120,11 @@ FLOWING = (
     ),
     Fault(
         "a landing's tag isn't compared", FLOW,
-        "    miss = jump_cc(c, CC_NE)\n    alu_ri(c, AND, 1, RAX, -PAGE_SIZE)",
-        "    miss = jump_cc(c, CC_B)\n    alu_ri(c, AND, 1, RAX, -PAGE_SIZE)", WEB,
+        "    jump_cc_to(c, CC_NE, j.land_apart[j.key])", "    jump_cc_to(c, CC_B, j.land_apart[j.key])", WEB,
+    ),
+    Fault(
+        "the tag beside a landing isn't compared", FLOW,
+        "    jump_cc_to(c, CC_NE, j.exit_pc[key >> 2])\n", "", WEB,
     ),
     Fault(
         "bltu compares signed in translated code", FLOW,
@@ -222,6 +225,10 @@ ACCESSES = (
     Fault(
         "a refilled window's addend is the one it had", JIT,
         "    op_rx(c, OP_MOV_STORE, 1, RDX, RBP, RAX, 0, off(h, &w.addend))\n", "", STATE,
+    ),
+    Fault(
+        "floats at rest are stored while FS is Off", MEMORY,
+        "    mov_ri(c, RAX, STATUS_FS)", "    mov_ri(c, RAX, -1)", STATE,
     ),
     Fault(
         "windows outlive an sfence.vma of a page", MMU,
