@@ -9,8 +9,10 @@ that it is cached, then changes its entry or the space it belongs to.
 from __future__ import annotations
 
 import pytest
-from machine_code import ONES, RAM, Hart, PageTables, S, Trap, U
+from machine_code import ONES, RAM, STEP, Hart, PageTables, S, Trap, U
 from privileged_isa import CODE, DATA, HIGH, MXR, PAGE, SUM, VA, fault, paged, step
+
+from vpod import _cpu
 
 # ---- fences ---------------------------------------------------------------------------------------------------------
 
@@ -99,6 +101,25 @@ def test_rights_are_taken_away() -> None:
     assert step(hart, "ld a1, 0(a0)") is None
     assert step(hart, "sd a1, 0(a0)") == fault(hart, 15, VA)
     assert hart.set(priv=S).step("nop", at=DATA, pc=VA) == Trap(12, VA, VA)
+
+
+@pytest.mark.parametrize("rights", ["vrad", "vxad"])
+def test_an_entry_that_another_drove_to_its_second_place_gives_no_more_rights(rights: str) -> None:
+    """Pages so far apart share a place of the core's TLB; the one that was there goes to another."""
+    hart, tables = paged(S, "vrwxad")
+    tables.map(VA, DATA, rights).map(VA + _cpu.TLB_ENTRIES * PAGE, DATA, "vrwxad")
+    hart.load("ld a1, 0(a0); ld a1, 0(a2); sd a1, 0(a0)", STEP)
+    hart.load("nop", DATA)
+    reads, writes, executes = "ld a1, 0(a0)", "sd a1, 0(a0)", ""
+    for source, causes in ((reads, {"vxad": 13}), (writes, {"vrad": 15, "vxad": 15}), (executes, {"vrad": 12})):
+        hart.set(priv=S, a0=VA, a2=VA, pc=VA)
+        hart.go()  # it is known as what it is
+        hart.set(priv=S, pc=STEP + 4).go()
+        hart.set(priv=S, a2=VA + _cpu.TLB_ENTRIES * PAGE, pc=STEP + 4)
+        assert hart.go() is None  # and then something else is there
+        hart.set(priv=S, pc={reads: STEP, writes: STEP + 8, executes: VA}[source])
+        trap = hart.go()
+        assert (trap and trap.cause) == causes.get(rights), source
 
 
 def test_mxr_and_sum_take_effect_at_once() -> None:

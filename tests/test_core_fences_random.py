@@ -29,8 +29,8 @@ PLACED = {  # the page at STEP, written once: a write to code would make the cor
     source: 4 * n for n, source in enumerate((*SOURCES.values(), *FENCES, "csrw satp, a2"))
 }
 RIGHTS = ["", "vr", "vrw", "vx", "vrx", *["vrwx", "vrwxa", "vrwxad"] * 3, "vrad", "vrwad"]
-LOW = [0x1_0000_0000 + TLB_ENTRIES * PAGE * n for n in range(2)]  # one set of the TLB
-HIGH = [-(1 << 38) + at & ONES for at in (0, TLB_ENTRIES * PAGE)]
+LOW = [0x1_0000_0000 + TLB_ENTRIES * PAGE * n for n in range(3)]  # one set of the TLB, which has two places
+HIGH = [-(1 << 38) + TLB_ENTRIES * PAGE * n & ONES for n in range(3)]
 SUPER = [0x2_0000_0000, -(1 << 38) + (1 << 30) & ONES]
 STEPS = 400
 

@@ -422,11 +422,12 @@ def test_a_missing_page_is_not_remembered(source: str) -> None:
 def test_code_that_was_unmapped_without_a_fence_and_cut_short_by_the_budget(budget: int) -> None:
     """The block is still in the jump cache and its page no longer in the TLB: a part of it can't be fetched."""
     hart, tables = paged()
-    tables.map(VA, CODE, "vrxad").map(VA + _cpu.TLB_ENTRIES * PAGE, DATA)
+    others = [VA + n * _cpu.TLB_ENTRIES * PAGE for n in (1, 2)]
+    tables.map(VA, CODE, "vrxad").map(others[0], DATA).map(others[1], DATA)
     hart.cpu.write(CODE, assemble("nop; nop; nop; j .").code)
-    hart.set(pc=VA, a2=VA + _cpu.TLB_ENTRIES * PAGE).cpu.run(100)
+    hart.set(pc=VA, a2=others[0], a3=others[1]).cpu.run(100)
     tables.map(VA, CODE, "")
-    assert hart.step("ld a1, 0(a2)") is None  # takes its place in the TLB
+    assert hart.step("ld a1, 0(a2)") is None and hart.step("ld a1, 0(a3)") is None  # take its places in the TLB
     hart.set(pc=VA).cpu.run(budget)
     assert hart.cpu.pc == HANDLER and (hart.read("mcause"), hart.read("mepc")) == (12, VA)
 

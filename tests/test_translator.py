@@ -347,7 +347,7 @@ def test_hot_code_is_patched(place: str, fence: str, tier: Tier) -> None:
 @pytest.mark.parametrize("store", ["sw {value}, 0(sp)", "amoswap.w zero, {value}, (sp)", "fsw {f}, 0(sp)"])
 @pytest.mark.parametrize("tier", [FORCED, COUNTED])
 def test_a_page_that_is_written_becomes_code_and_is_written_again(tier: Tier, store: str) -> None:
-    """Off the stack pointer, which has one window in all traces: what it was allowed when the page was data isn't remembered."""
+    """Off the stack pointer, which has one window in all traces: what the page allowed as data isn't remembered."""
     first, second = (store.format(value=value, f=f) for value, f in (("s4", "fa4"), ("s5", "fa5")))
     twins = Twins(
         f"loop: {first}; {TICK}; {first}; jalr ra, 0(sp); {second}; jalr ra, 0(sp); add sp, sp, s3;"
@@ -627,6 +627,77 @@ def test_a_page_loses_its_right_to_be_executed_while_hot() -> None:
         assert twins.hart.x("a0") == 201 and twins.translator["translations"] > 0
 
 
+STRADDLERS = [  # none of them changes a1, a2 or s1; what they do to the rest is compared
+    "addi a0, a0, 3",
+    "ld a0, 0(a2)",
+    "sd s1, 0(a2)",
+    "amoadd.d a0, s1, (a2)",
+    "csrrs a0, minstret, zero",
+    "csrrs a0, fcsr, zero",
+    "csrrw a0, sscratch, s1",
+    "fadd.d fa0, fa0, fa1",
+    "fsd fa0, 0(a2)",
+    "fence.i",
+    "beq zero, zero, on",
+    "bne zero, zero, on",
+    "jal a0, on",
+    "jalr a0, 0(a1)",
+    "auipc a0, 1",
+]
+
+
+def straddling(instruction: str, fs: int = 3, tier: Tier = FORCED) -> Twins:
+    """A hot loop at CODE, of which one instruction lies in two pages."""
+    front = "loop: fadd.d fa2, fa2, fa1; addi s1, s1, -1; c.nop 0"
+    behind = "addi s3, s3, 7; on: add s0, s0, a0; bnez s1, loop; done: j done"
+    size = len(assemble(front, CODE).code)
+    start = CODE + PAGE - 2 - size
+    program = assemble(f"{front}; {instruction}; {behind}", start)
+    twins = Twins("nop", tier=tier)
+    twins.write(start, program.code).csr(mstatus=fs << 13).set(pc=start, a1=program["on"], a2=DATA, s1=1000)
+    twins.do(lambda hart: [hart.cpu.set_f(n, 0x3FF0_0000_0000_0003 + n) for n in range(32)] and None)
+    return twins
+
+
+@pytest.mark.parametrize("instruction", STRADDLERS)
+def test_what_lies_in_two_pages_is_no_reason_to_leave(instruction: str) -> None:
+    twins = straddling(instruction)
+    for budget in (1500, 1, 1, 1, 1, 1, 1, 1, 2, 3, 500, 6000):
+        twins.run(budget)
+    assert twins.hart.x("s1") == 0
+    assert twins.translator["entered"] < 100, "a thousand rounds"
+
+
+@pytest.mark.parametrize("instruction", ["fadd.d fa0, fa0, fa1", "fsd fa0, 0(a2)", "csrrs a0, fcsr, zero"])
+def test_what_lies_in_two_pages_needs_the_floating_point_unit(instruction: str) -> None:
+    twins = straddling(instruction, fs=0)
+    twins.set(pc=CODE + PAGE - 4).run(50)
+    assert twins.hart.read("mcause") == 2 and twins.hart.read("mepc") == CODE + PAGE - 2
+
+
+def test_either_half_of_what_lies_in_two_pages_is_overwritten() -> None:
+    twins = straddling("addi a0, a0, 3")
+    twins.run(1500)
+    for n in range(5):
+        twins.write(CODE + PAGE, assemble(f"addi a0, a0, {n}").code[2:])
+        twins.run(303)
+    twins.write(CODE + PAGE - 2, assemble("c.addi a0, 9; c.nop 0").code)  # two instructions of two bytes
+    twins.run(303)
+    twins.write(CODE + PAGE - 2, assemble("addi a0, a0, 5").code)
+    twins.run(303)
+    twins.write(CODE + PAGE - 2, bytes(4))
+    twins.run(303)
+    assert twins.hart.read("mcause") == 2 and twins.hart.read("mepc") == CODE + PAGE - 2
+
+
+@pytest.mark.parametrize("store", ["ld a0, 0(a2)", "sd s1, 0(a2)"])
+def test_what_lies_in_two_pages_asks_a_device(store: str) -> None:
+    twins = straddling(store)
+    twins.do(lambda hart: hart.bus.registers.update({0x1000_0000: 7}))
+    twins.set(a2=0x1000_0000).run(900)
+    assert len(twins.hart.bus.log) > 100 and twins.hart.x("s1") < 900
+
+
 # ---- indirect jumps -----------------------------------------------------------------------------------------------
 
 ROUND = """
@@ -650,6 +721,19 @@ def test_targets_that_share_a_landing(tier: Tier, bit: int) -> None:
             twins.write(RAM + 0x4000 + 8 * n, (target | bit).to_bytes(8, "little"))
         twins.set(s2=RAM + 0x4000).finish()
         assert twins.hart.x("s0") == 50 * 1111 and twins.translator["translations"] > 0
+
+
+@pytest.mark.parametrize("step", [0x2004, 0x4008])
+def test_two_targets_of_one_landing_are_both_known(step: int) -> None:
+    """They take turns, and none drives the other out."""
+    targets = [CODE + 0x100, CODE + 0x100 + step]
+    assert len({(target >> 1 ^ target >> 12) & 4095 for target in targets}) == 1
+    twins = Twins(ROUND, tier=FORCED)
+    for n in range(4):
+        twins.write(targets[n % 2], assemble("addi a0, zero, 1; ret").code)
+        twins.write(RAM + 0x4000 + 8 * n, targets[n % 2].to_bytes(8, "little"))
+    twins.set(s2=RAM + 0x4000).run(2500)
+    assert twins.hart.x("s0") == 200 and twins.translator["entered"] < 40
 
 
 @pytest.mark.parametrize("tier", ALL_LANDINGS)

@@ -742,6 +742,19 @@ def test_quiet_csrs_are_read_within_a_trace(csr: str) -> None:
     assert arms(hart) == {"csr inline": 1}
 
 
+@pytest.mark.parametrize("fs", [1, 2])
+@pytest.mark.parametrize(
+    "store", ["fsd fs0, 8(a1)", "fsw fs0, 8(a1)", "fsd fa0, 8(a1); fsd fs1, 16(a1); sd a1, 24(a1)"]
+)
+def test_floats_at_rest_are_stored_within_a_trace(store: str, fs: int) -> None:
+    """As setjmp does in a process that doesn't compute with them."""
+    twins = Twins(f"loop: {store}; addi s1, s1, -1; bnez s1, loop; done: j done").csr(mstatus=fs << 13)
+    twins.set(s1=300, a1=RAM + 0x5000)
+    twins.do(lambda hart: set_f(hart, {n: 0x4009_21FB_5444_2D18 + n for n in range(32)}))
+    twins.run(900)
+    assert arms(twins.hart) == {} and twins.translator["entered"] < 20
+
+
 def test_an_illegal_instruction_is_an_arms() -> None:
     twins = Twins("addi a0, a0, 1; .word 0x0000007b; addi a0, a0, 1; done: j done")
     twins.run(30)

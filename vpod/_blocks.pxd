@@ -139,10 +139,9 @@ cdef inline Block* scratch_block(Hart* h, uint8_t* code, uint32_t room, uint32_t
     fill_block(h, block, code, room, limit if limit < MAX_SCRATCH else MAX_SCRATCH)
     return block
 
-cdef inline Block* fetch_apart(Hart* h, uint64_t pc) noexcept nogil:
-    """One instruction fetched parcel by parcel, each with its own translation and rights; NULL with a stored trap."""
+cdef inline uint32_t fetch_parcels(Hart* h, uint64_t pc, uint8_t* code) noexcept nogil:
+    """The bytes of one instruction, each parcel with its own translation and rights: 2 or 4 of them; 0 with a stored trap."""
     cdef uint64_t pa
-    cdef uint8_t code[4]
     cdef uint32_t at = 0, size = 2
     cdef TlbEntry* e
     while at < size:
@@ -150,16 +149,22 @@ cdef inline Block* fetch_apart(Hart* h, uint64_t pc) noexcept nogil:
         if likely(e.exec_tag == (pc + at) & ~<uint64_t>(PAGE_SIZE - 1)):
             pa = e.addend + pc + at - <uint64_t>h.ram + RAM_BASE
         elif not translate(h, pc + at, EXECUTE, fetch_mode(h), 2, &pa):
-            return NULL                                  # the trap's value is the parcel's address, its epc will be pc
+            return 0                                     # the trap's value is the parcel's address, its epc will be pc
         if not in_ram(h, pa, 2):
             access_fault(h, pc + at, EXECUTE)
-            return NULL
+            return 0
         code[at] = h.ram[pa - RAM_BASE]
         code[at + 1] = h.ram[pa - RAM_BASE + 1]
         if code[0] & 3 == 3:
             size = 4
         at += 2
-    return scratch_block(h, code, size, 1)
+    return size
+
+cdef inline Block* fetch_apart(Hart* h, uint64_t pc) noexcept nogil:
+    """A block of one instruction, fetched parcel by parcel; NULL with a stored trap."""
+    cdef uint8_t code[4]
+    cdef uint32_t size = fetch_parcels(h, pc, code)
+    return scratch_block(h, code, size, 1) if size else NULL
 
 cdef inline Block* find_block(Hart* h, uint32_t limit) noexcept nogil:
     """The block at h.pc, of at most `limit` instructions (0: any number); NULL with a stored trap."""

@@ -42,7 +42,7 @@ cdef inline uint64_t* entered_word(Hart* h, uint64_t va, uint64_t* bit) noexcept
     """Where, and by which bit, it is noted that translated code was entered in a virtual page. Pages share bits."""
     cdef uint64_t page = va >> PAGE_SHIFT
     bit[0] = <uint64_t>1 << (page & 63)
-    return &h.entered[((page >> 6) ^ (page >> 12)) & (ENTERED_WORDS - 1)]
+    return &h.entered[((page >> 6) ^ (page >> 18)) & (ENTERED_WORDS - 1)]
 
 cdef inline void note_entered(Hart* h, uint64_t va) noexcept nogil:
     cdef uint64_t bit

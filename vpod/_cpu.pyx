@@ -404,13 +404,15 @@ cdef class Cpu:
     @property
     def translator(self):
         """What the translator did so far, or None where there is none: `translations` made, of how many `bytes` of guest code, in how
-        many `nanoseconds`; `regions` of memory begun anew; translations `moved`; and `arms`, by op, the calls of the interpreter's."""
+        many `nanoseconds`; `regions` of memory begun anew; translations `moved`; how often translated code was `entered` from outside; and
+        `arms`, by op, the calls of the interpreter's."""
         cdef Jit* j = <Jit*>self.h.jit
         if j == NULL:
             return None
         return {
             "translations": j.counters.translations, "bytes": j.counters.bytes, "nanoseconds": j.counters.nanoseconds,
             "regions": j.counters.regions, "moved": j.counters.moved,
+            "entered": j.counters.entered,
             "arms": {op: j.counters.arms[op] for op in range(256) if j.counters.arms[op]},
         }
 

@@ -6,7 +6,7 @@
 * An indirect jump looks its virtual address up in the table of *landings* of its key, which is emptied whenever a virtual address may
   mean another physical one.
 * A branch in the middle of a trace leaves it by a side exit, which gives the countdown back what was not executed.
-* What has no emitter is executed by its arm, alone in a block of its own.
+* What has no emitter is executed by its arm, alone in a block of its own; so is what lies in two pages, fetched each time.
 
     emit_link(h, j, t, offset)          # jmp [link.target]
 """
@@ -24,6 +24,10 @@ from vpod._x86 cimport *
 cdef inline bint is_branch(int op) noexcept nogil:
     return op == OP_BEQ or op == OP_BNE or op == OP_BLT or op == OP_BGE or op == OP_BLTU or op == OP_BGEU
 
+cdef inline bint straddles(Hart* h, Translation* t) noexcept nogil:
+    """Does an instruction of four bytes begin with the last two of the page?"""
+    return h.ram[(t.pa | (PAGE_SIZE - 1)) - 1 - RAM_BASE] & 3 == 3
+
 cdef inline void emit_link(Hart* h, Jit* j, Translation* t, int32_t offset) noexcept nogil:
     """Go on at `offset` from the page's start: through a link, or back to the trace's head."""
     cdef Code* c = &j.code
@@ -33,6 +37,9 @@ cdef inline void emit_link(Hart* h, Jit* j, Translation* t, int32_t offset) noex
     cdef uint8_t* older = NULL
     if offset == j.head:
         jump_to(c, t.entry)
+        return
+    if offset == PAGE_SIZE - 2 and straddles(h, t):
+        jump_to(c, j.straddle[j.fp])
         return
     far = <FarLink*>take_data(j, sizeof(Link) if 0 <= offset < PAGE_SIZE else sizeof(FarLink))
     link = &far.link
@@ -93,31 +100,35 @@ cdef inline void emit_landed(Hart* h, Jit* j, uint32_t key) noexcept nogil:
     op_rx(c, 0xff, 0, 4, RBP, RCX, 3, off(h, &landing.code))
 
 cdef inline void emit_land_apart(Hart* h, Jit* j, uint32_t key) noexcept nogil:
-    """RAX is not at its index, of which RCX is twice: it may be beside it."""
+    """RAX is not at its first place, of whose index RCX is twice: it may be at the second."""
     cdef Code* c = &j.code
     j.land_apart[key] = c.at
-    alu_ri(c, XOR, 0, RCX, 2)
+    alu_ri(c, XOR, 0, RCX, <int32_t>(second_landing(j, 0) << 1))
     op_rx(c, CMP << 3 | 3, 1, RAX, RBP, RCX, 3, off(h, &h.landing[key][0].tag))
     jump_cc_to(c, CC_NE, j.exit_pc[key >> 2])
     emit_landed(h, j, key)
 
-cdef inline uint64_t landing_index(Jit* j, uint64_t pc) noexcept nogil:
-    """Where `emit_indirect` looks for `pc` first; then it looks at the same index, the last bit turned."""
+cdef inline uint64_t first_landing(Jit* j, uint64_t pc) noexcept nogil:
+    """The index where `emit_indirect` looks for `pc` first."""
     return ((pc >> 1) ^ (pc >> 12)) & j.landing_mask
+
+cdef inline uint64_t second_landing(Jit* j, uint64_t first) noexcept nogil:
+    """And where it looks then."""
+    return first ^ ((<uint64_t>j.landing_mask + 1) >> 1)
 
 cdef inline Landing* landing_of(Hart* h, Jit* j, uint32_t key, uint64_t pc) noexcept nogil:
     """The landing that is known for `pc`, or NULL."""
-    cdef uint64_t index = landing_index(j, pc)
-    if h.landing[key][index].tag == pc:
-        return &h.landing[key][index]
-    return &h.landing[key][index ^ 1] if h.landing[key][index ^ 1].tag == pc else NULL
+    cdef uint64_t first = first_landing(j, pc), second = second_landing(j, first)
+    if h.landing[key][first].tag == pc:
+        return &h.landing[key][first]
+    return &h.landing[key][second] if h.landing[key][second].tag == pc else NULL
 
 cdef inline void land(Hart* h, Jit* j, Translation* t, uint64_t pc) noexcept nogil:
-    """Indirect jumps to `pc` lead to `t` from now on. What was in its place moves beside it."""
-    cdef uint64_t index = landing_index(j, pc)
-    cdef Landing* landing = &h.landing[t.key][index]
-    if landing.tag != pc:
-        h.landing[t.key][index ^ 1] = landing[0]
+    """Indirect jumps to `pc` lead to `t` from now on. What was in its first place moves to the second."""
+    cdef uint64_t first = first_landing(j, pc)
+    cdef Landing* landing = &h.landing[t.key][first]
+    if landing.tag != pc and landing.tag != NONE:
+        h.landing[t.key][second_landing(j, first)] = landing[0]
     landing.tag = pc
     landing.code = t.entry
     note_entered(h, pc)

@@ -52,7 +52,7 @@ cdef enum:
     KEYS = 8                   # of translations
     WINDOWS = 64               # of a data mode, for translated code
     LANDINGS = 4096
-    ENTERED_WORDS = 64
+    ENTERED_WORDS = 4096
 
 cdef enum:                     # exception causes, privileged specification, table "mcause values after trap"
     CAUSE_FETCH_MISALIGNED = 0

@@ -17,7 +17,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from vpod._blocks cimport OP_CSR_INLINE, new_block
+from vpod._blocks cimport OP_CSR_INLINE, fetch_parcels, finish, new_block
 from vpod._code cimport HASH_SIZE, drop_page, hash_slot, isolate, land_flush, unlink
 from vpod._decode cimport *
 from vpod._emit_float cimport emit_floating, emit_sync, fill_constants
@@ -101,6 +101,47 @@ cdef uint8_t* help_arm(Hart* h, Single* single) noexcept nogil:
     if h.resumed:
         return NULL
     h.countdown += single.left
+    return go_on(h, j, fp)
+
+cdef inline Insn* known_apart(Hart* h, Jit* j, uint32_t word) noexcept nogil:
+    """A four-byte instruction, decoded."""
+    cdef Apart* known = &j.apart[(word >> 7 ^ word >> 15 ^ word >> 25) & (APART_SIZE - 1)]
+    if known.word != word:
+        decode(word, &known.insn)
+        finish(&known.insn, 0)
+        known.insn.run = h.arms[known.insn.op]
+        known.word = word
+    return &known.insn
+
+cdef uint8_t* help_straddle(Hart* h) noexcept nogil:
+    """Execute the instruction that begins with the last two bytes of the page, and lies in the next one too. Returns where to go on."""
+    cdef Jit* j = <Jit*>h.jit
+    cdef int fp = h.running_key >> 2
+    cdef uint8_t code[4]
+    cdef uint32_t size
+    cdef int64_t left
+    cdef Insn* i = j.alone.block.insns
+    h.pc = h.page_va + PAGE_SIZE - 2
+    if h.countdown == 0 or h.mmio_state != MMIO_NONE:
+        return j.exit_set[fp]
+    size = fetch_parcels(h, h.pc, code)
+    if size == 2:                                            # it has been overwritten
+        return j.exit_set[fp]
+    if size:
+        i[0] = known_apart(h, j, (<uint32_t*>code)[0])[0]
+        h.resumed = 0
+        h.block = &j.alone.block
+        h.block_pc = h.pc
+        left = h.countdown - 1
+        if is_branch(i.op) or i.op == OP_JAL or i.op == OP_JALR:
+            h.countdown = 0                                  # no block is entered from here
+            i.run(h, i)
+            h.countdown = left
+        else:
+            h.countdown = left
+            i.run(h, i)
+            if h.resumed:
+                h.pc = h.block_pc + 4
     return go_on(h, j, fp)
 
 cdef inline uint8_t* go_on(Hart* h, Jit* j, int fp) noexcept nogil:
@@ -518,6 +559,7 @@ cdef void arm_enter(Hart* h, Insn* i) noexcept nogil:
     h.running_generation = h.generation[h.priv]
     h.running_key = t.key
     h.exit_link = NULL
+    j.counters.entered += 1
     j.run[t.key >> 2](h, t.entry)
     if h.exit_link != NULL:
         h.pc = h.page_va + <uint64_t>h.exit_link.offset
@@ -600,11 +642,17 @@ cdef void emit_refill(Hart* h, Jit* j, int mode, bint write) noexcept nogil:
     cdef Code* c = &j.code
     cdef TlbEntry* e = &h.tlb[mode][0]
     cdef Window* w = &h.window[mode][0]
+    cdef int32_t tag = off(h, &e.write_tag) if write else off(h, &e.read_tag)
+    cdef uint8_t* found
     cdef uint8_t* miss
     j.refill[mode][write] = c.at
     emit_index(c)
-    op_rx(c, CMP << 3 | 3, 1, RCX, RBP, RDX, 0, off(h, &e.write_tag) if write else off(h, &e.read_tag))
-    miss = jump_cc(c, CC_NE)                                 # moves keep the flags
+    op_rx(c, CMP << 3 | 3, 1, RCX, RBP, RDX, 0, tag)
+    found = jump_cc(c, CC_E)
+    alu_ri(c, XOR, 0, RDX, TLB_SIZE / 2 << 5)                # as `second_place`
+    op_rx(c, CMP << 3 | 3, 1, RCX, RBP, RDX, 0, tag)
+    miss = jump_cc(c, CC_NE)
+    patch(found, c.at)                                       # moves keep the flags
     op_rx(c, OP_MOV_LOAD, 1, RCX, RBP, RDX, 0, off(h, &e.read_tag))
     op_rx(c, OP_MOV_STORE, 1, RCX, RBP, RAX, 0, off(h, &w.read_tag))
     op_rx(c, OP_MOV_LOAD, 1, RCX, RBP, RDX, 0, off(h, &e.write_tag))
@@ -686,6 +734,17 @@ cdef void emit_arm_call(Hart* h, Jit* j, int fp) noexcept nogil:
     alu_ri(c, ADD, 1, RSP, 8)
     jump_r(c, RAX)
 
+cdef void emit_straddle(Hart* h, Jit* j, int fp) noexcept nogil:
+    """To what lies in this page and the next one, and on from there."""
+    cdef Code* c = &j.code
+    j.straddle[fp] = c.at
+    emit_spill(c, 1)
+    if fp:
+        emit_fspill(h, c)
+        emit_sync(h, j)                                      # it may read the flags
+    emit_call(h, j, 3, fp, 1)
+    jump_r(c, RAX)
+
 cdef void emit_common(Hart* h, Jit* j) noexcept nogil:
     cdef Code* c = &j.code
     cdef int mode, fp, key
@@ -700,6 +759,7 @@ cdef void emit_common(Hart* h, Jit* j) noexcept nogil:
         emit_slow(h, j, fp, 0)
         emit_slow(h, j, fp, 1)
         emit_arm_call(h, j, fp)
+        emit_straddle(h, j, fp)
     for key in range(KEYS):
         emit_land_apart(h, j, <uint32_t>key)
     j.sync = c.at
@@ -729,6 +789,7 @@ cdef bint jit_new(Hart* h, uint64_t size, uint32_t trace, uint32_t room, uint32_
     j.size = size
     j.constants = <Constants*>(j.memory + size - PAGE_SIZE)
     fill_constants(h, j)
+    j.landing_mask = landings - 1 if landings < LANDINGS else LANDINGS - 1
     emit_common(h, j)
     if j.code.full or not protect(j.memory, COMMON_SIZE, 1):
         munmap(j.memory, size)
@@ -746,7 +807,6 @@ cdef bint jit_new(Hart* h, uint64_t size, uint32_t trace, uint32_t room, uint32_
     j.data = j.regions[0].end
     j.max_trace = trace if trace < MAX_TRACE else MAX_TRACE
     j.room = room if room < CODE_ROOM else CODE_ROOM
-    j.landing_mask = landings - 1 if landings < LANDINGS else LANDINGS - 1
     j.ahead = at_once
     j.has_fma = has_fma()
     j.alone.block.pa = NONE
@@ -755,6 +815,7 @@ cdef bint jit_new(Hart* h, uint64_t size, uint32_t trace, uint32_t room, uint32_
     h.helpers[0] = <void*>help_load
     h.helpers[1] = <void*>help_store
     h.helpers[2] = <void*>help_arm
+    h.helpers[3] = <void*>help_straddle
     h.jit = j
     h.counting = arm_count
     h.threshold = 0 if at_once else THRESHOLD

@@ -157,6 +157,14 @@ cdef inline void update_mode(Hart* h) noexcept nogil:
         h.data_mode = MODE_S_SUM if h.mstatus & STATUS_SUM else MODE_S
     h.data_tlb = h.tlb[h.data_mode]
 
+cdef inline TlbEntry* first_place(Hart* h, uint32_t mode, uint64_t va) noexcept nogil:
+    """Where the TLB has the page of `va`."""
+    return &h.tlb[mode][(va >> PAGE_SHIFT) & (TLB_SIZE - 1)]
+
+cdef inline TlbEntry* second_place(Hart* h, uint32_t mode, uint64_t va) noexcept nogil:
+    """Where it is when another page took its first place: hot paths don't look there."""
+    return &h.tlb[mode][(va >> PAGE_SHIFT) & (TLB_SIZE - 1) ^ TLB_SIZE / 2]
+
 cdef inline void windows_flush(Hart* h) noexcept nogil:
     memset(h.window, 0xff, sizeof(h.window))
 
@@ -186,7 +194,8 @@ cdef inline void tlb_flush_page(Hart* h, uint64_t va) noexcept nogil:
         return
     windows_flush(h)
     for mode in range(MODE_M):
-        memset(&h.tlb[mode][(va >> PAGE_SHIFT) & (TLB_SIZE - 1)], 0xff, sizeof(TlbEntry))
+        memset(first_place(h, mode, va), 0xff, sizeof(TlbEntry))
+        memset(second_place(h, mode, va), 0xff, sizeof(TlbEntry))
     jump_flush_page(h, va)
 
 cdef inline void tlb_forbid_writes(Hart* h, uint64_t page) noexcept nogil:
@@ -203,6 +212,7 @@ cdef inline void tlb_fill(Hart* h, uint64_t va, uint64_t pa, uint32_t mode, uint
     """Enter the page of `va` if it is RAM and PMP treats all of it alike; `rights` is what the page table gives."""
     cdef uint64_t page = va & ~<uint64_t>(PAGE_SIZE - 1)
     cdef uint64_t ppage = pa & ~<uint64_t>(PAGE_SIZE - 1)
+    cdef uint64_t before
     cdef int allowed
     cdef TlbEntry* e
     if not in_ram(h, ppage, PAGE_SIZE):
@@ -213,7 +223,10 @@ cdef inline void tlb_fill(Hart* h, uint64_t va, uint64_t pa, uint32_t mode, uint
     rights &= allowed
     if h.code_pages[(ppage - RAM_BASE) >> PAGE_SHIFT] != NULL:
         rights &= ~<uint32_t>WRITE
-    e = &h.tlb[mode][(va >> PAGE_SHIFT) & (TLB_SIZE - 1)]
+    e = first_place(h, mode, va)
+    before = e.read_tag & e.write_tag & e.exec_tag           # each the page or NONE, all ones
+    if before != page and before != NONE:
+        second_place(h, mode, va)[0] = e[0]
     e.read_tag = page if rights & READ else NONE
     e.write_tag = page if rights & WRITE else NONE
     e.exec_tag = page if rights & EXECUTE else NONE
@@ -284,6 +297,15 @@ cdef inline bint walk(Hart* h, uint64_t va, uint32_t access, uint32_t mode, uint
 cdef inline bint translate(Hart* h, uint64_t va, uint32_t access, uint32_t mode, uint32_t size, uint64_t* pa) noexcept nogil:
     """The physical address of an access within one page, all rights checked, the TLB filled; or a stored trap and false."""
     cdef uint32_t rights = READ | WRITE | EXECUTE
+    cdef uint64_t page = va & ~<uint64_t>(PAGE_SIZE - 1)
+    cdef TlbEntry* e = second_place(h, mode, va)
+    cdef TlbEntry other
+    if (e.read_tag if access == READ else e.write_tag if access == WRITE else e.exec_tag) == page:
+        pa[0] = e.addend + va - <uint64_t>h.ram + RAM_BASE
+        other = e[0]
+        e[0] = first_place(h, mode, va)[0]
+        first_place(h, mode, va)[0] = other
+        return 1
     if mode == MODE_M or h.satp >> 60 == 0:
         pa[0] = va
     elif not walk(h, va, access, mode, pa, &rights):

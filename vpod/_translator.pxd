@@ -39,6 +39,7 @@ cdef enum:
     BIAS = 128                 # RBP is the hart's address plus this: x0 to x31 have one-byte displacements
     MAX_TRACE = 128            # instructions of a translation
     MAX_PARTS = 16             # and blocks
+    APART_SIZE = 64
     MAX_OUTS = 640             # places that a translation leaves its straight line from
     CODE_ROOM = 36 << 10       # more than a translation needs: of code
     DATA_ROOM = 24 << 10       #   and of data
@@ -114,6 +115,10 @@ cdef struct Alone:             # and the block in which that happens
     Block block
     Insn resume                # behind it: the arm that says it is over
 
+cdef struct Apart:             # an instruction that was met where it lies in two pages; its word says all
+    uint32_t word              # 0: none
+    Insn insn
+
 cdef struct Region:            # a part of the memory for code: code grows up from its start, data down from its end
     uint8_t* start
     uint8_t* end
@@ -125,6 +130,7 @@ cdef struct Counters:
     uint64_t nanoseconds       # that making them took
     uint64_t regions           # of memory begun anew, so far
     uint64_t moved             # translations in use that were made again before their region went
+    uint64_t entered           # how often translated code was entered, by the run loop
     uint64_t arms[256]         # calls of the interpreter's arms, by op
 
 cdef struct Jit:
@@ -142,6 +148,7 @@ cdef struct Jit:
     uint8_t* exit_link[2]      # RAX: the link
     uint8_t* exit_pc[2]        # RAX: the next pc
     uint8_t* exit_set[2]       # h.pc is set
+    uint8_t* straddle[2]       # what begins with the page's last two bytes is next, and is in the next page too
     uint8_t* land_apart[KEYS]  # RAX: the next pc, RCX: twice the index where it has no landing
     uint8_t* refill[TLB_MODES][2]      # see `emit_refill`; [1] for stores
     uint8_t* slow[2][2]        # RAX: address, EDX likewise, RCX: value of a store ([1]); RAX: value of a load
@@ -149,6 +156,7 @@ cdef struct Jit:
     uint8_t* sync              # MXCSR's flags into fflags
     Constants* constants
     Alone alone
+    Apart apart[APART_SIZE]
     int max_trace              # instructions
     uint32_t room              # bytes of code that a translation may take, up to CODE_ROOM
     bint ahead                 # decode what a trace may go on with

@@ -394,6 +394,16 @@ CACHES = (
         FENCES,
     ),
     Mutation(
+        "sfence.vma of a page forgets its first place in the TLB alone", MMU,
+        "        memset(second_place(h, mode, va), 0xff, sizeof(TlbEntry))\n", "",
+        FENCES,
+    ),
+    Mutation(
+        "the TLB's second place gives every right", MMU,
+        "(e.read_tag if access == READ else e.write_tag if access == WRITE else e.exec_tag)", "e.read_tag",
+        FENCES,
+    ),
+    Mutation(
         "sfence.vma of the present ASID does nothing", TRAP,
         "elif h.x[i.rs2] & 0xffff == h.satp >> 44 & 0xffff:",
         "elif h.x[i.rs2] & 0xffff == h.satp >> 60 & 0xffff:",

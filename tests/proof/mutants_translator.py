@@ -123,6 +123,22 @@ FLOWING = (
         "    jump_cc_to(c, CC_NE, j.land_apart[j.key])", "    jump_cc_to(c, CC_B, j.land_apart[j.key])", WEB,
     ),
     Fault(
+        "a landing that is driven out is lost", FLOW,
+        "if landing.tag != pc and landing.tag != NONE:", "if 0:", CHAINS,
+    ),
+    Fault(
+        "what lies in two pages isn't counted", JIT,
+        "left = h.countdown - 1", "left = h.countdown", CHAINS,
+    ),
+    Fault(
+        "what lies in two pages doesn't know the flags", JIT,
+        "        emit_sync(h, j)                                      # it may read", "        # it may read", CHAINS,
+    ),
+    Fault(
+        "what lies in two pages is what first lay there", JIT,
+        "if known.word != word:", "if known.word == 0:", CHAINS,
+    ),
+    Fault(
         "the tag beside a landing isn't compared", FLOW,
         "    jump_cc_to(c, CC_NE, j.exit_pc[key >> 2])\n", "", WEB,
     ),
@@ -216,7 +232,13 @@ ACCESSES = (
     ),
     Fault(
         "the window is refilled for stores by the right to read", JIT,
-        "off(h, &e.write_tag) if write else off(h, &e.read_tag))", "off(h, &e.read_tag))", WEB,
+        "int32_t tag = off(h, &e.write_tag) if write else off(h, &e.read_tag)", "int32_t tag = off(h, &e.read_tag)",
+        WEB,
+    ),
+    Fault(
+        "the window is refilled from the TLB's second place unasked", JIT,
+        "    op_rx(c, CMP << 3 | 3, 1, RCX, RBP, RDX, 0, tag)\n    miss",
+        "    alu_rr(c, CMP, 1, RCX, RCX)\n    miss", WEB,
     ),
     Fault(
         "a base that is no pin isn't fetched again after a miss", MEMORY,
