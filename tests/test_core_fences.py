@@ -107,7 +107,7 @@ def test_rights_are_taken_away() -> None:
 def test_an_entry_that_another_drove_to_its_second_place_gives_no_more_rights(rights: str) -> None:
     """Pages so far apart share a place of the core's TLB; the one that was there goes to another."""
     hart, tables = paged(S, "vrwxad")
-    tables.map(VA, DATA, rights).map(VA + _cpu.TLB_ENTRIES * PAGE, DATA, "vrwxad")
+    tables.map(VA, DATA, rights).map(VA - _cpu.TLB_ENTRIES * PAGE, DATA, "vrwxad")
     hart.load("ld a1, 0(a0); ld a1, 0(a2); sd a1, 0(a0)", STEP)
     hart.load("nop", DATA)
     reads, writes, executes = "ld a1, 0(a0)", "sd a1, 0(a0)", ""
@@ -115,7 +115,7 @@ def test_an_entry_that_another_drove_to_its_second_place_gives_no_more_rights(ri
         hart.set(priv=S, a0=VA, a2=VA, pc=VA)
         hart.go()  # it is known as what it is
         hart.set(priv=S, pc=STEP + 4).go()
-        hart.set(priv=S, a2=VA + _cpu.TLB_ENTRIES * PAGE, pc=STEP + 4)
+        hart.set(priv=S, a2=VA - _cpu.TLB_ENTRIES * PAGE, pc=STEP + 4)
         assert hart.go() is None  # and then something else is there
         hart.set(priv=S, pc={reads: STEP, writes: STEP + 8, executes: VA}[source])
         trap = hart.go()
