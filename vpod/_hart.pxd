@@ -50,7 +50,7 @@ cdef enum:
     PMP_ENTRIES = 16
     X0_SINK = 32
     KEYS = 8                   # of translations
-    WINDOWS = 64               # of a data mode, for translated code
+    WINDOWS = 256              # of a data mode, for translated code
     LANDINGS = 4096
     ENTERED_WORDS = 4096
 
