@@ -690,6 +690,19 @@ def test_either_half_of_what_lies_in_two_pages_is_overwritten() -> None:
     assert twins.hart.read("mcause") == 2 and twins.hart.read("mepc") == CODE + PAGE - 2
 
 
+def test_what_lay_in_two_pages_becomes_two_instructions() -> None:
+    """No decoded instruction is near, so nothing is dropped when it is overwritten."""
+    twins = Twins("nop")
+    loop = assemble(f"loop: addi s1, s1, -1; j . + {PAGE - 6}", CODE)
+    behind = assemble("beqz s1, done; j loop; done: j done", CODE + PAGE + 2, loop=CODE)
+    twins.write(CODE, loop.code).write(CODE + PAGE + 2, behind.code)
+    for amount, code in ((3, "addi a0, a0, 3"), (5, "c.addi a0, 5; c.nop 0"), (7, "addi a0, a0, 7")):
+        twins.write(CODE + PAGE - 2, assemble(code).code)
+        twins.set(pc=CODE, s1=50, a0=0).run(500)
+        assert twins.hart.x("a0") == 50 * amount
+        twins.set(pc=CODE, s1=50, a0=0).run(100)  # and it is hot again when the next one comes
+
+
 @pytest.mark.parametrize("store", ["ld a0, 0(a2)", "sd s1, 0(a2)"])
 def test_what_lies_in_two_pages_asks_a_device(store: str) -> None:
     twins = straddling(store)

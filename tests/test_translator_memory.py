@@ -345,21 +345,21 @@ def test_a_host_without_memory_interprets_and_says_so() -> None:
 @pytest.mark.parametrize("protection", [WRITABLE, EXECUTABLE], ids=["writable", "executable"])
 def test_memory_refused_in_the_middle_loses_nothing(protection: int) -> None:
     """What was translated may run on, or be lost; the interpreter does the rest, and the translator comes back."""
-    source = CALLING.format(start=CODE, end=CODE + 16 * FUNCTIONS, rounds=3, tick=TICK)
+    source = CALLING.format(start=CODE, end=CODE + 16 * FUNCTIONS, rounds=6, tick=TICK)
     twins = Twins(source, tier=Tier(at_once=True, memory=SMALL))
     twins.write(CODE, functions(FUNCTIONS)).set(s5=twins.program["hot"])
 
     def body() -> None:
         refuse(protection)
-        twins.run(300)
+        twins.run(40)
 
-    for _ in range(30):
+    for _ in range(500):
         made = twins.translator["translations"]
         in_a_thread(body)
         assert twins.translator["translations"] <= made + 1, "a page that was still writable"
-        twins.run(100)
+        twins.run(12)  # a translation or two, so that it is often refused to begin a region
     twins.finish(200_000)
-    assert twins.hart.x("t3") == 3 * FUNCTIONS
+    assert twins.hart.x("t3") == 6 * FUNCTIONS
     assert twins.translator["translations"] > 1.5 * made
 
 

@@ -649,7 +649,7 @@ cdef void emit_refill(Hart* h, Jit* j, int mode, bint write) noexcept nogil:
     emit_index(c)
     op_rx(c, CMP << 3 | 3, 1, RCX, RBP, RDX, 0, tag)
     found = jump_cc(c, CC_E)
-    alu_ri(c, XOR, 0, RDX, TLB_SIZE / 2 << 5)                # as `second_place`
+    alu_ri(c, XOR, 0, RDX, TLB_SIZE >> 1 << 5)              # as `second_place`
     op_rx(c, CMP << 3 | 3, 1, RCX, RBP, RDX, 0, tag)
     miss = jump_cc(c, CC_NE)
     patch(found, c.at)                                       # moves keep the flags

@@ -163,7 +163,7 @@ cdef inline TlbEntry* first_place(Hart* h, uint32_t mode, uint64_t va) noexcept 
 
 cdef inline TlbEntry* second_place(Hart* h, uint32_t mode, uint64_t va) noexcept nogil:
     """Where it is when another page took its first place: hot paths don't look there."""
-    return &h.tlb[mode][(va >> PAGE_SHIFT) & (TLB_SIZE - 1) ^ TLB_SIZE / 2]
+    return &h.tlb[mode][(va >> PAGE_SHIFT) & (TLB_SIZE - 1) ^ TLB_SIZE >> 1]
 
 cdef inline void windows_flush(Hart* h) noexcept nogil:
     memset(h.window, 0xff, sizeof(h.window))
