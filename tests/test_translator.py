@@ -646,14 +646,14 @@ STRADDLERS = [  # none of them changes a1, a2 or s1; what they do to the rest is
 ]
 
 
-def straddling(instruction: str, fs: int = 3, tier: Tier = FORCED) -> Twins:
+def straddling(instruction: str, fs: int = 3) -> Twins:
     """A hot loop at CODE, of which one instruction lies in two pages."""
     front = "loop: fadd.d fa2, fa2, fa1; addi s1, s1, -1; c.nop 0"
     behind = "addi s3, s3, 7; on: add s0, s0, a0; bnez s1, loop; done: j done"
     size = len(assemble(front, CODE).code)
     start = CODE + PAGE - 2 - size
     program = assemble(f"{front}; {instruction}; {behind}", start)
-    twins = Twins("nop", tier=tier)
+    twins = Twins("nop")
     twins.write(start, program.code).csr(mstatus=fs << 13).set(pc=start, a1=program["on"], a2=DATA, s1=1000)
     twins.do(lambda hart: [hart.cpu.set_f(n, 0x3FF0_0000_0000_0003 + n) for n in range(32)] and None)
     return twins

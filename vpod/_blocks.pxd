@@ -145,7 +145,7 @@ cdef inline uint32_t fetch_parcels(Hart* h, uint64_t pc, uint8_t* code) noexcept
     cdef uint32_t at = 0, size = 2
     cdef TlbEntry* e
     while at < size:
-        e = &h.tlb[fetch_mode(h)][((pc + at) >> PAGE_SHIFT) & (TLB_SIZE - 1)]
+        e = first_place(h, fetch_mode(h), pc + at)
         if likely(e.exec_tag == (pc + at) & ~<uint64_t>(PAGE_SIZE - 1)):
             pa = e.addend + pc + at - <uint64_t>h.ram + RAM_BASE
         elif not translate(h, pc + at, EXECUTE, fetch_mode(h), 2, &pa):
@@ -172,7 +172,7 @@ cdef inline Block* find_block(Hart* h, uint32_t limit) noexcept nogil:
     cdef uint64_t pa, offset
     cdef uint32_t room = PAGE_SIZE - <uint32_t>(pc & (PAGE_SIZE - 1))
     cdef uint32_t mode = fetch_mode(h)
-    cdef TlbEntry* e = &h.tlb[mode][(pc >> PAGE_SHIFT) & (TLB_SIZE - 1)]
+    cdef TlbEntry* e = first_place(h, mode, pc)
     cdef Block* block
     cdef JumpEntry* entry
     if e.exec_tag != pc & ~<uint64_t>(PAGE_SIZE - 1):

@@ -25,7 +25,7 @@ from vpod._emit_flow cimport *
 from vpod._emit_integer cimport emit_integer, emit_pair
 from vpod._emit_memory cimport *
 from vpod._hart cimport *
-from vpod._mmu cimport MODE_M, STATUS_FS, STATUS_MPRV, load_slow, store_slow
+from vpod._mmu cimport MODE_M, STATUS_FS, STATUS_MPRV, load_raw, load_slow, store_slow
 from vpod._trap cimport enter_trap, take_interrupt
 from vpod._translator cimport *
 from vpod._x86 cimport *
@@ -128,7 +128,7 @@ cdef uint8_t* help_straddle(Hart* h) noexcept nogil:
     if size == 2:                                            # it has been overwritten
         return j.exit_set[fp]
     if size:
-        i[0] = known_apart(h, j, (<uint32_t*>code)[0])[0]
+        i[0] = known_apart(h, j, <uint32_t>load_raw(code, 4))[0]
         h.resumed = 0
         h.block = &j.alone.block
         h.block_pc = h.pc
@@ -649,7 +649,7 @@ cdef void emit_refill(Hart* h, Jit* j, int mode, bint write) noexcept nogil:
     emit_index(c)
     op_rx(c, CMP << 3 | 3, 1, RCX, RBP, RDX, 0, tag)
     found = jump_cc(c, CC_E)
-    alu_ri(c, XOR, 0, RDX, TLB_SIZE >> 1 << 5)              # as `second_place`
+    alu_ri(c, XOR, 0, RDX, TLB_SIZE >> 1 << 5)               # as `second_place`
     op_rx(c, CMP << 3 | 3, 1, RCX, RBP, RDX, 0, tag)
     miss = jump_cc(c, CC_NE)
     patch(found, c.at)                                       # moves keep the flags
