@@ -16,7 +16,7 @@ from tests.proof import tiers, tiers_scene, tiers_web
 from tests.proof.pieces import Outcome, Piece
 from tests.proof.targets import TARGETS
 from tests.proof.tiers import KINDS, Failure, fewer, plainer
-from tests.proof.tiers_scene import INTERPRETER, Scene, Step, Tier, draw_steps, draw_tier, spend, word
+from tests.proof.tiers_scene import INTERPRETER, MAX_ROOM, Scene, Step, Tier, draw_steps, draw_tier, spend, word
 from tests.proof.tiers_web import FAULTS, FLIP, GLOBALS, TALLY, Web
 from vpod._cpu import Cpu
 
@@ -90,6 +90,8 @@ def test_translators_of_every_kind_are_drawn() -> None:
     assert {tier.memory for tier in drawn} >= {192 << 10, 64 << 20}
     assert {1, 128} <= {tier.trace for tier in drawn} and len({tier.trace for tier in drawn}) > 20
     assert {tier.landings for tier in drawn} >= {1, 4096}
+    assert {tier.patience for tier in drawn} >= {0, 1, 160}
+    assert {tier.room for tier in drawn} > {MAX_ROOM} and min(tier.room for tier in drawn) < 2048
     assert all(tier.translate for tier in drawn)
 
 
@@ -169,9 +171,11 @@ def test_a_fault_is_reported_with_the_code(kind: str, shown: str) -> None:
 @pytest.mark.usefixtures("faulty")
 def test_a_failure_becomes_plain_and_short() -> None:
     steps = (Step(20_000), Step(3, line=9), Step(40_000, writes=RAM + 0x1_0000), Step(90_000))
-    failure = Failure(tiers_web.draw(2), Tier(at_once=True, memory=192 << 10, trace=5, landings=2), steps)
+    tier = Tier(at_once=True, memory=192 << 10, trace=5, landings=2, room=9999, patience=2)
+    failure = Failure(tiers_web.draw(2), tier, steps)
     failure.shrink(20)
     assert (failure.tier.memory, failure.tier.trace, failure.tier.landings) == (64 << 20, 128, 4096)
+    assert (failure.tier.room, failure.tier.patience) == (MAX_ROOM, 0)
     assert all(step.line == step.writes == 0 for step in failure.steps)
     assert sum(step.budget for step in failure.steps) <= 20_000
 

@@ -27,7 +27,7 @@ from machine_code import (
     assemble,
     word,
 )
-from two_tiers import COUNTED, FORCED, INTERPRETED, TICK, Twins, compare, named, ticks, translator
+from two_tiers import BATCHED, COUNTED, FORCED, INTERPRETED, TICK, Twins, compare, named, ticks, translator
 
 from vpod import _cpu
 from vpod.tier import Tier
@@ -41,7 +41,6 @@ FENCE = RAM + 0x6000
 VA = 0x1_0000_0000
 MIE = 1 << 3
 STCE = 1 << 63
-THRESHOLD = 40  # entries of a block before it is translated
 
 
 # ---- switches -----------------------------------------------------------------------------------------------------
@@ -141,16 +140,103 @@ def test_a_cpu_does_as_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> 
         Hart()
 
 
-def test_a_block_is_translated_when_it_was_entered_often_enough() -> None:
-    hart = Hart(LOOP, tier=COUNTED)
-    hart.cpu.run(3 * THRESHOLD)
+@pytest.mark.parametrize(("patience", "entries"), [(0, 30), (10, 41), (None, 191)])
+def test_a_block_is_translated_when_it_was_entered_often_enough(patience: int | None, entries: int) -> None:
+    hart = Hart(LOOP, tier=Tier(patience=patience))
+    hart.cpu.run(3 * entries)
     assert translator(hart)["translations"] == 0
     hart.cpu.run(3 * 100)
     counters = translator(hart)
-    assert (counters["translations"], counters["bytes"]) == (1, 12)
+    assert (counters["translations"], counters["batches"], counters["bytes"]) == (1, 1, 12)
     assert counters["nanoseconds"] > 0
     assert ticks(hart) == 100, "from the entry that made the translation on"
-    assert hart.x("a0") == THRESHOLD + 100
+    assert hart.x("a0") == entries + 100
+
+
+# ---- batches ------------------------------------------------------------------------------------------------------
+
+WAITING = 32  # blocks at most
+HOPS = "start: {calls}; addi s1, s1, 1; {tick}; j start; .align 64; {functions}"
+
+
+def hops(count: int) -> str:
+    """A loop that calls functions of a block each, one of them twice a turn."""
+    calls = "; ".join(f"call f{n}" for n in (0, *range(count)))
+    functions = "; ".join(f"f{n}: addi a0, a0, {n + 1}; {TICK}; ret" for n in range(count))
+    return HOPS.format(calls=calls, tick=TICK, functions=functions)
+
+
+@pytest.mark.parametrize("count", [1, 5, 60])
+@pytest.mark.parametrize("tier", [BATCHED, Tier(at_once=True, patience=3, memory=192 << 10), COUNTED])
+def test_hot_blocks_are_translated_together(count: int, tier: Tier) -> None:
+    """A block that was patient for long enough takes those with it that became hot meanwhile, but never too many."""
+    twins = Twins(hops(count), tier=tier)
+    for budget in (1000, 7, 3 * count + 1, 20_000, 50_000):
+        twins.run(budget)
+    counters = twins.translator
+    assert counters["translations"] >= count + 2, "where each call returns to, and what is called twice"
+    assert counters["batches"] <= 2 + 2 * counters["translations"] / WAITING, "and not one by one"
+
+
+def test_links_between_what_was_translated_together_are_there_at_once() -> None:
+    blocks = "; ".join(f"b{n}: addi a0, a0, {n}; j b{(n + 1) % 30}; nop" for n in range(30))
+    twins = Twins(blocks, tier=Tier(at_once=True, patience=3, trace=1))
+    twins.run(4 * 60 + 10)
+    assert twins.translator["translations"] == 30 and twins.translator["batches"] == 1
+    twins.run(600)
+    assert twins.translator["entered"] < 15, "and not each block once, until it was known where it leads"
+
+
+def test_a_block_that_is_dropped_while_it_waits_is_not_translated() -> None:
+    """Its code is written; the block that stands there then is another, in other memory."""
+    twins = Twins("loop: jalr ra, 0(s2); addi s1, s1, 1; j loop", tier=Tier(at_once=True, patience=20))
+    twins.write(CODE, assemble("addi a0, a0, 100; ret").code).set(s2=CODE)
+    for turn in range(30):
+        twins.run(15)  # three turns of the loop: f waits
+        twins.write(CODE, word("addi", rd="a0", rs1="a0", imm=turn))
+    assert twins.translator["translations"] < 8, "the loop's, and hardly f's"
+    made = twins.translator["translations"]
+    twins.run(1000)
+    assert twins.translator["translations"] == made + 1, "f's"
+
+
+@pytest.mark.parametrize("tier", [BATCHED, Tier(patience=10)])
+def test_what_waits_is_forgotten_when_all_blocks_are(tier: Tier) -> None:
+    """The arena overflows while blocks wait: the same memory holds other blocks then, which didn't."""
+    page = (word("c.addi", rd="a1", imm=1)) * 2046 + word("jalr", rd="ra", rs1="s1", imm=0)
+    pages = 800
+    source = "loop: call f; call g; jr s3; f: addi a0, a0, 1; ret; g: addi a0, a0, 2; ret"
+    twins = Twins(source, tier=tier, ram=16 << 20)
+    start = RAM + (1 << 20)
+    twins.write(start, page * pages + assemble("jr s2").code)
+    twins.set(s1=twins.program["f"], s2=RAM, s3=start)
+    for _ in range(3):
+        twins.run(pages * 2049 + 300)
+    assert twins.hart.x("a0") > 3 * pages
+
+
+def test_nothing_waits_while_m_uses_another_modes_data() -> None:
+    """There is no key for that. What becomes hot afterwards is translated alone."""
+    twins = Twins(
+        "li t0, 1 << 17; csrs mstatus, t0; a: addi a0, a0, 1; bltu a0, a1, a; csrc mstatus, t0;"
+        "b: addi a2, a2, 1; bltu a2, a3, b; done: j done",
+        tier=Tier(at_once=True, patience=3),
+    )
+    twins.set(a1=3, a3=100).finish()
+    assert twins.translator["translations"] >= 2, "b and the last one"
+
+
+@pytest.mark.parametrize("floating", ["off", "dirty"])
+def test_another_key_waits_too(floating: str) -> None:
+    """A block that is translated for a process without floats waits before it is for one with them, and vice versa."""
+    hart = Hart(LOOP, tier=Tier(at_once=True, patience=5)).csr(mstatus=(3 << 13) * (floating == "off"))
+    hart.cpu.run(3 * 50)
+    made, ticked = translator(hart)["translations"], ticks(hart)
+    hart.csr(mstatus=(3 << 13) * (floating == "dirty"))
+    hart.cpu.run(3 * 6)
+    assert (translator(hart)["translations"], ticks(hart)) == (made, ticked)
+    hart.cpu.run(3 * 10)
+    assert (translator(hart)["translations"], ticks(hart)) == (made + 1, ticked + 10)
 
 
 def test_a_forced_block_is_translated_before_it_first_runs() -> None:
@@ -225,7 +311,7 @@ def test_a_timer_reaches_every_chain(name: str, tier: Tier) -> None:
     bell = Bell()
     hart = bell.hart = Hart(CHAINS[name], bus=bell, tier=tier)
     hart.load(RINGING, HANDLER)
-    hart.cpu.run(5000)  # hot before the interrupt is enabled
+    hart.cpu.run(6000)  # hot before the interrupt is enabled
     made = translator(hart)["translations"]
     assert made > 0
     hart.csr(mstatus=MIE, mie=1 << 5, menvcfg=STCE, stimecmp=hart.cpu.mtime + 10_000)

@@ -26,7 +26,8 @@ Result = TypeVar("Result")
 
 INTERPRETED = Tier(translate=False)
 FORCED = Tier(at_once=True)
-COUNTED = Tier()
+COUNTED = Tier(patience=10)  # programs of tests are short
+BATCHED = Tier(at_once=True, patience=3)  # what is entered anew waits for others
 
 FS_DIRTY = 3 << 13
 COMPARED = 0x1_0000  # bytes from the start of RAM
@@ -44,7 +45,7 @@ TICK = "csrr zero, sscratch"  # an arm's: translated code counts how often it ca
 def named(tier: Tier) -> str:
     """What a tier is, for the name of a test."""
     kind = "forced" if tier.at_once else "counted" if tier.translate else "interpreted"
-    return f"{kind}-{tier.memory >> 10}K-{tier.trace}-{tier.landings}"
+    return f"{kind}-{tier.memory >> 10}K-{tier.trace}-{tier.landings}-{tier.patience}"
 
 
 def ticks(hart: Hart) -> int:
@@ -148,6 +149,7 @@ def set_f(hart: Hart, values: dict[int, int]) -> None:
 
 
 __all__ = [
+    "BATCHED",
     "COUNTED",
     "CSR",
     "FORCED",

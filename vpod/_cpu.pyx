@@ -218,7 +218,7 @@ cdef class Cpu:
         if tier is None:
             tier = Tier.chosen()
         if tier.translate and jit_possible():          # where it isn't, the interpreter does it all
-            if not jit_new(self.h, tier.memory, tier.trace, tier.room, tier.landings, tier.at_once):
+            if not jit_new(self.h, tier.memory, tier.trace, tier.room, tier.landings, tier.at_once, tier.patience):
                 warnings.warn(REFUSED % tier.memory, RuntimeWarning)
         self.reset()
 
@@ -403,15 +403,15 @@ cdef class Cpu:
 
     @property
     def translator(self):
-        """What the translator did so far, or None where there is none: `translations` made, of how many `bytes` of guest code, in how
-        many `nanoseconds`; `regions` of memory begun anew; translations `moved`; how often translated code was `entered` from outside; and
-        `arms`, by op, the calls of the interpreter's."""
+        """What the translator did so far, or None where there is none: `translations` made, in how many `batches`, of how many `bytes` of
+        guest code, in how many `nanoseconds`; `regions` of memory begun anew; translations `moved`; how often translated code was `entered`
+        from outside; and `arms`, by op, the calls of the interpreter's."""
         cdef Jit* j = <Jit*>self.h.jit
         if j == NULL:
             return None
         return {
-            "translations": j.counters.translations, "bytes": j.counters.bytes, "nanoseconds": j.counters.nanoseconds,
-            "regions": j.counters.regions, "moved": j.counters.moved,
+            "translations": j.counters.translations, "batches": j.counters.batches, "bytes": j.counters.bytes,
+            "nanoseconds": j.counters.nanoseconds, "regions": j.counters.regions, "moved": j.counters.moved,
             "entered": j.counters.entered,
             "arms": {op: j.counters.arms[op] for op in range(256) if j.counters.arms[op]},
         }

@@ -1,7 +1,8 @@
 """The translator: hot blocks as x86-64 machine code. docs/design/translator.md is its design, docs/translator.md the argument for its safety.
 
 Two arms like the interpreter's stand in the first instruction of a block: `arm_count` until it was entered often enough, and then `arm_enter`,
-which runs the block's translation. Translated code goes on from block to block by itself and comes back when something is unusual. Here
+which runs the block's translation. To make code executable takes longer than to make it: so a hot block *waits* for others, for a while, and
+they are translated in one batch. Translated code goes on from block to block by itself and comes back when something is unusual. Here
 stand what is translated (a *trace*: a block, and those it runs on to within its page), the memory for code, and the way in and out; what an
 instruction becomes stands in the `_emit_*` chapters. Invariants:
 
@@ -44,9 +45,19 @@ cdef extern from *:
     #ifndef MAP_NORESERVE
     #define MAP_NORESERVE 0
     #endif
-    static void *vpod_reserve(size_t size) {
-        void *p = mmap(0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON | MAP_NORESERVE, -1, 0);
-        return p == MAP_FAILED ? 0 : p;
+    static void *vpod_reserve(size_t size, size_t alignment) {
+        char *p = mmap(0, size + alignment, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON | MAP_NORESERVE, -1, 0);
+        size_t before;
+        if (p == MAP_FAILED) return 0;
+        before = -(size_t)p & (alignment - 1);
+        if (before) munmap(p, before);
+        munmap(p + before + size, alignment - before);
+        return p + before;
+    }
+    static void vpod_huge(void *p, size_t size) {                       /* without them it works too */
+    #ifdef MADV_HUGEPAGE
+        madvise(p, size, MADV_HUGEPAGE);
+    #endif
     }
     static int vpod_protect(void *p, size_t size, int executable) {     /* one or the other, never both */
         return mprotect(p, size, executable ? PROT_READ | PROT_EXEC : PROT_READ | PROT_WRITE) == 0;
@@ -59,15 +70,17 @@ cdef extern from *:
     """
     const bint HOST_IS_X86_64 "VPOD_X86_64"
     bint has_fma "vpod_has_fma"() noexcept nogil
-    void* reserve "vpod_reserve"(size_t size) noexcept nogil
+    void* reserve "vpod_reserve"(size_t size, size_t alignment) noexcept nogil
+    void ask_for_huge_pages "vpod_huge"(void* p, size_t size) noexcept nogil
     bint protect "vpod_protect"(void* p, size_t size, bint executable) noexcept nogil
     uint64_t nanoseconds "vpod_nanoseconds"() noexcept nogil
     int munmap(void* address, size_t size) noexcept nogil
 
 cdef enum:
     COMMON_SIZE = 4 * PAGE_SIZE        # of the code that all translations share
-    REGION_MIN = 68 << 10              # CODE_ROOM, DATA_ROOM and two pages
-    THRESHOLD = 40                     # entries of a block before it is translated
+    HUGE_PAGE = 2 << 20
+    REGION_MIN = 84 << 10              # COMMON_SIZE, CODE_ROOM, DATA_ROOM and two pages
+    THRESHOLD = 30                     # entries of a block before it is hot, and waits for others
     UNTRANSLATABLE = 1 << 20           #   and before that is tried again
 
 
@@ -208,6 +221,17 @@ cdef Block* next_part(Hart* h, Block* block) noexcept nogil:
         next = new_block(h, (block.pa & ~<uint64_t>(PAGE_SIZE - 1)) + <uint64_t>to)
     return next
 
+cdef inline bint is_wanted(Jit* j, Translation* made) noexcept nogil:
+    """Is a translation to be made where `made` is what there is?"""
+    return made == NULL or <int>made.region == on_probation(j)
+
+cdef inline Translation* made_for(Block* block, uint32_t key) noexcept nogil:
+    """The block's translation for `key`, or NULL."""
+    cdef Translation* t = block.translations
+    while t != NULL and t.key != key:
+        t = t.next
+    return t
+
 cdef int plan(Hart* h, Block* block, Block** parts, int* total) noexcept nogil:
     """The blocks of the trace that begins with `block`; their number, and in `total` that of their instructions."""
     cdef Jit* j = <Jit*>h.jit
@@ -318,12 +342,31 @@ cdef void emit_out(Hart* h, Jit* j, Translation* t, Out* o) noexcept nogil:
 
 # ---- a translation -----------------------------------------------------------------------------------------------------
 
-cdef inline uint8_t* page_down(uint8_t* p) noexcept nogil:
-    return <uint8_t*>(<uint64_t>p & ~<uint64_t>(PAGE_SIZE - 1))
+cdef inline uint8_t* unit_down(Jit* j, uint8_t* p) noexcept nogil:
+    """The beginning of the page that holds `p`."""
+    return <uint8_t*>(<uint64_t>p & ~<uint64_t>((HUGE_PAGE if p >= j.huge else PAGE_SIZE) - 1))
+
+cdef inline uint8_t* unit_up(Jit* j, uint8_t* p) noexcept nogil:
+    """The end of the page that holds what stands in front of `p`."""
+    return unit_down(j, p - 1) + (HUGE_PAGE if p > j.huge else PAGE_SIZE)
 
 cdef inline bint has_room(Jit* j) noexcept nogil:
     """Is there room for one more translation in the region, with code and data in pages of their own?"""
-    return j.code.at + CODE_ROOM + PAGE_SIZE + DATA_ROOM <= j.data
+    return unit_up(j, j.code.at + CODE_ROOM) + DATA_ROOM <= j.data
+
+cdef inline bint open_code(Jit* j) noexcept nogil:
+    """Make the page that the next translation begins in writable. What it holds can't run, and nothing runs."""
+    cdef uint8_t* start = unit_down(j, j.code.at)
+    return j.code.at >= j.fresh or protect(start, <uint64_t>(unit_up(j, j.code.at + 1) - start), 0)
+
+cdef inline bint close_code(Jit* j, uint8_t* start) noexcept nogil:
+    """What was written from `start` on is code from now on."""
+    cdef uint8_t* end
+    if j.code.at > j.fresh:
+        j.fresh = unit_up(j, j.code.at)
+    start = unit_down(j, start)
+    end = unit_up(j, j.code.at)
+    return end <= start or protect(start, <uint64_t>(end - start), 1)
 
 cdef void lay_out(Jit* j, Block** parts, int count, int total) noexcept nogil:
     """The steps of a trace."""
@@ -378,23 +421,24 @@ cdef Translation* emit_trace(Hart* h, Jit* j, Block** parts, int count, int tota
         put8(c, 0xcc)
     return t
 
-cdef Translation* translate(Hart* h, Block* block, uint32_t key) noexcept nogil:
-    """The translation that begins with `block`, for `key`; NULL if it can't be made."""
+cdef void waits_no_more(Hart* h, Jit* j, Block* block) noexcept nogil:
+    """The block isn't translated for its own sake unless it is found hot again."""
+    cdef int n
+    for n in range(j.waiting_count):
+        if j.waiting[n].block == block:
+            j.waiting[n].pa = NONE
+            block.heat = h.threshold
+
+cdef Translation* emit_translation(Hart* h, Block* block, uint32_t key) noexcept nogil:
+    """Emit the translation that begins with `block`, for `key`, into memory that is writable; NULL if it doesn't fit."""
     cdef Jit* j = <Jit*>h.jit
     cdef Code* c = &j.code
     cdef Translation* t
+    cdef Translation* older = made_for(block, key)
     cdef Block* parts[MAX_PARTS]
-    cdef uint8_t* start
-    cdef uint8_t* data
-    cdef uint64_t began = nanoseconds()
-    cdef int k, count, total = 0
-    if not has_room(j) and not begin_region(h):
-        return NULL
-    count = plan(h, block, parts, &total)
-    start = c.at
-    data = j.data
-    if start < j.fresh and not protect(page_down(start), PAGE_SIZE, 0):
-        return NULL
+    cdef uint8_t* start = c.at
+    cdef uint8_t* data = j.data
+    cdef int k, total = 0, count = plan(h, block, parts, &total)
     j.key = key
     j.fp = key >> 2
     t = emit_trace(h, j, parts, count, total)
@@ -407,20 +451,49 @@ cdef Translation* translate(Hart* h, Block* block, uint32_t key) noexcept nogil:
     if c.full:
         c.at = start
         j.data = data
-        protect(page_down(start), <uint64_t>(j.fresh - page_down(start)), 1)
         return NULL
-    if c.at > j.fresh:
-        j.fresh = page_down(c.at + PAGE_SIZE - 1)
-    if not protect(page_down(start), <uint64_t>(page_down(c.at + PAGE_SIZE - 1) - page_down(start)), 1):
-        forget_region(h, j.region)                           # what shares a page with it can't run either
-        return NULL
+    if older != NULL:                                        # it is on probation
+        retire(h, older)
+        j.counters.moved += 1
     t.next = block.translations
     block.translations = t
+    block.insns[0].run = arm_enter
+    block.heat = 0
     t.neighbour = j.regions[j.region].translations
     j.regions[j.region].translations = t
     for k in range(count):
         j.counters.bytes += parts[k].size
+        waits_no_more(h, j, parts[k])                        # most often it is entered from the trace, which holds it
     j.counters.translations += 1
+    return t
+
+cdef Translation* translate(Hart* h, Block* block, uint32_t key) noexcept nogil:
+    """The translation that begins with `block`, for `key`; NULL if it can't be made. Blocks that are waiting are translated with it."""
+    cdef Jit* j = <Jit*>h.jit
+    cdef Translation* t
+    cdef Translation* older
+    cdef Waiting* waiting
+    cdef uint8_t* start
+    cdef uint64_t began = nanoseconds()
+    cdef Counters before
+    cdef int n
+    if not has_room(j) and not begin_region(h) or not open_code(j):
+        return NULL
+    before = j.counters
+    start = j.code.at
+    older = j.regions[j.region].translations
+    t = emit_translation(h, block, key)
+    for n in range(j.waiting_count):
+        waiting = &j.waiting[n]
+        if has_room(j) and block_at(h, waiting.pa) == waiting.block and is_wanted(j, made_for(waiting.block, waiting.key)):
+            emit_translation(h, waiting.block, waiting.key)
+    j.waiting_count = 0
+    if not close_code(j, start):
+        forget_region(h, j.region)                           # what shares a page with it can't run either
+        j.counters = before
+        return NULL
+    link_among(h, j, older)
+    j.counters.batches += 1
     j.counters.nanoseconds += nanoseconds() - began
     return t
 
@@ -500,14 +573,7 @@ cdef inline bint leads_to(Hart* h, Link* link, Translation* t, uint64_t pc) noex
             and h.running_generation == h.generation[h.priv]
             and (link.far or (link.source.pa ^ t.pa) >> PAGE_SHIFT == 0))
 
-cdef void link_up(Hart* h, Link* link, Translation* t, uint64_t pc) noexcept nogil:
-    """Lead the link to `t`, which begins at `pc`."""
-    cdef FarLink* far = <FarLink*>link
-    unlink(link)
-    if link.far:
-        far.page_va = h.page_va
-        far.generation = h.running_generation
-        far.next_page_va = pc & ~<uint64_t>(PAGE_SIZE - 1)
+cdef inline void connect(Link* link, Translation* t) noexcept nogil:
     link.leads_to = t
     link.previous = NULL
     link.next = t.incoming
@@ -516,44 +582,78 @@ cdef void link_up(Hart* h, Link* link, Translation* t, uint64_t pc) noexcept nog
     t.incoming = link
     link.target = t.entry
 
-cdef Translation* translation_of(Hart* h, Block* block, uint32_t key) noexcept nogil:
-    """The block's translation for `key`, made now if there is none or that one is on probation; NULL if it can't be made."""
+cdef void link_among(Hart* h, Jit* j, Translation* older) noexcept nogil:
+    """Lead the links of the translations made after `older` to what is there already. Within a page that always holds."""
+    cdef Translation* t = j.regions[j.region].translations
+    cdef Block* block
+    cdef Link* link
+    while t != older:
+        link = t.links
+        while link != NULL:
+            block = NULL if link.far else block_at(h, (t.pa & ~<uint64_t>(PAGE_SIZE - 1)) + <uint64_t>link.offset)
+            if block != NULL and not is_wanted(j, made_for(block, t.key)):
+                connect(link, made_for(block, t.key))
+            link = link.sibling
+        t = t.neighbour
+
+cdef void link_up(Hart* h, Link* link, Translation* t, uint64_t pc) noexcept nogil:
+    """Lead the link to `t`, which begins at `pc`."""
+    cdef FarLink* far = <FarLink*>link
+    unlink(link)
+    if link.far:
+        far.page_va = h.page_va
+        far.generation = h.running_generation
+        far.next_page_va = pc & ~<uint64_t>(PAGE_SIZE - 1)
+    connect(link, t)
+
+cdef bint waits(Hart* h, Block* block, int key) noexcept nogil:
+    """Should the block wait: until it is hot, and then for others, which will be translated with it? False if it has, or too many do."""
     cdef Jit* j = <Jit*>h.jit
-    cdef Translation* t = block.translations
-    cdef Translation* new
-    cdef int region = j.region
-    while t != NULL and t.key != key:
-        t = t.next
-    if t != NULL and <int>t.region != on_probation(j):
-        return t
-    new = translate(h, block, key)
-    if new == NULL:
-        return NULL
-    if t != NULL and j.region == region:                     # otherwise its region is being filled anew
-        retire(h, t)
-        j.counters.moved += 1
-    block.insns[0].run = arm_enter
-    return new
+    cdef Waiting* waiting = &j.waiting[j.waiting_count]
+    cdef int n
+    if block.heat:
+        block.heat -= 1
+        return 1
+    if j.patience == 0 or key < 0 or j.waiting_count == MAX_WAITING:
+        return 0
+    for n in range(j.waiting_count):
+        if j.waiting[n].block == block:
+            return 0
+    j.waiting_count += 1
+    waiting.block = block
+    waiting.pa = block.pa
+    waiting.key = <uint32_t>key
+    block.heat = j.patience
+    return 1
 
 cdef void arm_enter(Hart* h, Insn* i) noexcept nogil:
     """Run the translation of the block that begins with `i`."""
     cdef Block* block = h.block
     cdef Jit* j = <Jit*>h.jit
-    cdef Translation* t = NULL
+    cdef Translation* t
     cdef int key = key_of(h)
+    cdef bint stays = 1
     if h.code_dropped:
         forget_all(h)
-    if key >= 0:
-        t = translation_of(h, block, <uint32_t>key)
-        if t == NULL:                                        # no memory: try again much later
-            i.run = h.counting
-            block.heat = UNTRANSLATABLE
+    if key < 0:
+        block.first(h, i)
+        return
+    t = made_for(block, <uint32_t>key)
+    if is_wanted(j, t):
+        if waits(h, block, key):
+            stays = 0
+        else:
+            t = translate(h, block, <uint32_t>key)
+            if t == NULL:                                    # no memory: try again much later
+                i.run = h.counting
+                block.heat = UNTRANSLATABLE
     if t == NULL or h.countdown + <int64_t>block.count < t.count:
         block.first(h, i)
         return
-    if h.exit_link != NULL and leads_to(h, h.exit_link, t, h.block_pc):
-        link_up(h, h.exit_link, t, h.block_pc)
-    land(h, j, t, h.block_pc)
+    if stays:                                                # nothing leads to what is on probation
+        if h.exit_link != NULL and leads_to(h, h.exit_link, t, h.block_pc):
+            link_up(h, h.exit_link, t, h.block_pc)
+        land(h, j, t, h.block_pc)
     h.countdown += block.count
     h.page_va = h.block_pc & ~<uint64_t>(PAGE_SIZE - 1)
     h.running_generation = h.generation[h.priv]
@@ -566,13 +666,12 @@ cdef void arm_enter(Hart* h, Insn* i) noexcept nogil:
 
 cdef void arm_count(Hart* h, Insn* i) noexcept nogil:
     """Stands in front of a cold block."""
-    cdef Block* block = h.block
-    if block.heat == 0:
-        i.run = arm_enter
+    if h.code_dropped:
+        forget_all(h)
+    if waits(h, h.block, key_of(h)):
+        h.block.first(h, i)
+    else:
         arm_enter(h, i)
-        return
-    block.heat -= 1
-    block.first(h, i)
 
 
 # ---- what all translations share -------------------------------------------------------------------------------------------
@@ -773,16 +872,41 @@ cdef bint jit_possible() noexcept nogil:
     """Is this a host that is translated to?"""
     return HOST_IS_X86_64
 
-cdef bint jit_new(Hart* h, uint64_t size, uint32_t trace, uint32_t room, uint32_t landings, bint at_once) noexcept nogil:
-    """Give the hart a translator with `size` bytes for code, from JIT_MIN on; traces of at most `trace` instructions and `room` bytes of
-    code; a power of two of `landings`. False if this host has no memory for it, or none that can be made executable."""
-    cdef Jit* j
-    cdef uint64_t each
+cdef void divide_memory(Jit* j) noexcept nogil:
+    """Make the regions. If they are large, and the host has huge pages, code is in such, but for the first two megabytes, with which small
+    programs do. A quarter of a region is left to data."""
+    cdef uint64_t each, small, unit = PAGE_SIZE
+    cdef Region* region
     cdef int n
+    j.region_count = MAX_REGIONS
+    while j.size // <uint64_t>j.region_count < REGION_MIN and j.region_count > 2:
+        j.region_count -= 1
+    each = j.size // <uint64_t>j.region_count
+    j.huge = j.memory + j.size
+    if each >= 4 * HUGE_PAGE:
+        unit = HUGE_PAGE
+        j.huge = j.memory + HUGE_PAGE
+    each &= ~(unit - 1)
+    for n in range(j.region_count):
+        region = &j.regions[n]
+        region.start = j.memory + <uint64_t>n * each
+        region.end = region.start + each
+        if unit == HUGE_PAGE:
+            small = HUGE_PAGE if n == 0 else 0
+            ask_for_huge_pages(region.start + small, (each * 3 >> 2 & ~(unit - 1)) - small)
+    j.regions[0].start += COMMON_SIZE
+    j.regions[j.region_count - 1].end = <uint8_t*>j.constants
+
+cdef bint jit_new(Hart* h, uint64_t size, uint32_t trace, uint32_t room, uint32_t landings, bint at_once,
+                  uint32_t patience) noexcept nogil:
+    """Give the hart a translator with `size` bytes for code, from JIT_MIN on; traces of at most `trace` instructions and `room` bytes of
+    code; a power of two of `landings`; hot blocks wait for others for `patience` entries. False if this host has no memory for it, or
+    none that can be made executable."""
+    cdef Jit* j
     size &= ~<uint64_t>(PAGE_SIZE - 1)
     j = <Jit*>calloc(1, sizeof(Jit))
     if j != NULL:
-        j.memory = <uint8_t*>reserve(size)
+        j.memory = <uint8_t*>reserve(size, HUGE_PAGE)
     if j == NULL or j.memory == NULL:
         free(j)
         return 0
@@ -795,19 +919,13 @@ cdef bint jit_new(Hart* h, uint64_t size, uint32_t trace, uint32_t room, uint32_
         munmap(j.memory, size)
         free(j)
         return 0
-    size -= COMMON_SIZE + PAGE_SIZE
-    j.region_count = MAX_REGIONS
-    while size // <uint64_t>j.region_count < REGION_MIN and j.region_count > 2:
-        j.region_count -= 1
-    each = size // <uint64_t>j.region_count & ~<uint64_t>(PAGE_SIZE - 1)
-    for n in range(j.region_count):
-        j.regions[n].start = j.memory + COMMON_SIZE + <uint64_t>n * each
-        j.regions[n].end = j.regions[n].start + each
+    divide_memory(j)
     j.code.at = j.fresh = j.regions[0].start
     j.data = j.regions[0].end
     j.max_trace = trace if trace < MAX_TRACE else MAX_TRACE
     j.room = room if room < CODE_ROOM else CODE_ROOM
     j.ahead = at_once
+    j.patience = patience
     j.has_fma = has_fma()
     j.alone.block.pa = NONE
     j.alone.block.count = 1

@@ -44,6 +44,7 @@ cdef enum:
     CODE_ROOM = 36 << 10       # more than a translation needs: of code
     DATA_ROOM = 24 << 10       #   and of data
     MAX_REGIONS = 8
+    MAX_WAITING = 32           # blocks that are hot, and will be translated with the next that is
     RM_RNE = 0
     RM_RTZ = 1
     RM_RMM = 4
@@ -119,6 +120,11 @@ cdef struct Apart:             # an instruction that was met where it lies in tw
     uint32_t word              # 0: none
     Insn insn
 
+cdef struct Waiting:           # a hot block
+    Block* block
+    uint64_t pa                # and where it was: its memory is another's once all were dropped
+    uint32_t key
+
 cdef struct Region:            # a part of the memory for code: code grows up from its start, data down from its end
     uint8_t* start
     uint8_t* end
@@ -126,6 +132,7 @@ cdef struct Region:            # a part of the memory for code: code grows up fr
 
 cdef struct Counters:
     uint64_t translations      # made so far
+    uint64_t batches           # in which they were made
     uint64_t bytes             # of guest code in them
     uint64_t nanoseconds       # that making them took
     uint64_t regions           # of memory begun anew, so far
@@ -142,7 +149,10 @@ cdef struct Jit:
     Code code
     uint8_t* data              # in the region being filled
     uint8_t* data_floor        # of the translation being made
-    uint8_t* fresh             # code memory of this region that was never executable
+    uint8_t* fresh             # here and above: code memory of this region that was never executable
+    uint8_t* huge              # here and above: code memory in huge pages
+    Waiting waiting[MAX_WAITING]
+    int waiting_count
     Run run[2]                 # here and below: [1] with F and D
     uint8_t* exit_at[2]        # EAX: offset in the page of the next instruction
     uint8_t* exit_link[2]      # RAX: the link
@@ -160,6 +170,7 @@ cdef struct Jit:
     int max_trace              # instructions
     uint32_t room              # bytes of code that a translation may take, up to CODE_ROOM
     bint ahead                 # decode what a trace may go on with
+    uint32_t patience          # entries that a hot block waits for others that are translated with it
     bint has_fma
     uint32_t landing_mask
     # the translation being made

@@ -27,6 +27,8 @@ MAX_MEMORY: Final = 1 << 30
 MAX_TRACE: Final = 128
 MAX_ROOM: Final = 36 << 10
 MAX_LANDINGS: Final = 4096
+PATIENCE: Final = 160  # as long as making one translation alone takes longer than interpreting so many blocks
+MAX_PATIENCE: Final = 1 << 20
 
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -43,10 +45,11 @@ def _size(text: str) -> int:
 class Tier:
     """A choice. `memory` is what translated code may take, in bytes; a trace is at most `trace` instructions long, and
     `room` bytes of translated code; `landings` (a power of two) is how many targets of indirect jumps are remembered.
-    The last three are for tests.
+    A hot block waits for others, which are translated with it, while it is entered `patience` times; not at all if it
+    is to be translated at once and nothing else is said. The last four are for tests.
     """
 
-    __slots__ = ("at_once", "landings", "memory", "room", "trace", "translate")
+    __slots__ = ("at_once", "landings", "memory", "patience", "room", "trace", "translate")
 
     def __init__(
         self,
@@ -57,7 +60,10 @@ class Tier:
         trace: int = MAX_TRACE,
         room: int = MAX_ROOM,
         landings: int = MAX_LANDINGS,
+        patience: int | None = None,
     ) -> None:
+        if patience is None:
+            patience = 0 if at_once else PATIENCE
         if not MIN_MEMORY <= memory <= MAX_MEMORY:
             raise SettingError(
                 f"{memory} bytes for translated code; {MIN_MEMORY} (192K) to {MAX_MEMORY} (1G) can be had: "
@@ -69,7 +75,9 @@ class Tier:
             raise SettingError(f"{room} bytes of room for a trace; 1 to {MAX_ROOM} can be had")
         if not 1 <= landings <= MAX_LANDINGS or landings & (landings - 1):
             raise SettingError(f"{landings} landings; a power of two up to {MAX_LANDINGS} can be had")
-        self.translate, self.at_once = translate, at_once
+        if not 0 <= patience <= MAX_PATIENCE:
+            raise SettingError(f"a patience of {patience}; 0 to {MAX_PATIENCE} can be had")
+        self.translate, self.at_once, self.patience = translate, at_once, patience
         self.memory, self.trace, self.room, self.landings = memory, trace, room, landings
 
     @classmethod

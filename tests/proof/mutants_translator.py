@@ -445,6 +445,35 @@ PAIRS = (
     ),
 )  # fmt: skip
 
+BATCHES = (
+    Fault(
+        "a block that was dropped while it waited is translated", JIT,
+        "block_at(h, waiting.pa) == waiting.block and ", "", CHAINS,
+    ),
+    Fault(
+        "a batch links what has another key", JIT,
+        "connect(link, made_for(block, t.key))", "connect(link, block.translations)", WEB,
+    ),
+    Fault(
+        "a batch links by the offset from the block", JIT,
+        "block_at(h, (t.pa & ~<uint64_t>(PAGE_SIZE - 1)) + <uint64_t>link.offset)",
+        "block_at(h, t.pa + <uint64_t>link.offset)", WEB,
+    ),
+    Fault(
+        "blocks wait in a mode that isn't translated", JIT,
+        "if j.patience == 0 or key < 0 or", "if j.patience == 0 or", CHAINS,
+    ),
+    Fault(
+        "hot blocks don't wait", JIT,
+        "if j.patience == 0 or key < 0 or", "if 1 or", CHAINS,
+    ),
+    Fault(
+        "a page of code isn't opened before it is written", JIT,
+        "return j.code.at >= j.fresh or protect(", "return 1 or protect(", CHAINS,
+    ),
+)  # fmt: skip
+
 MUTATIONS = (
-    *KEYS, *COUNTING, *FLOWING, *REGISTERS, *ACCESSES, *MEANINGS, *ARITHMETIC, *FLOATING_POINT, *ATOMICS, *PAIRS
+    *KEYS, *COUNTING, *FLOWING, *REGISTERS, *ACCESSES, *MEANINGS, *ARITHMETIC, *FLOATING_POINT, *ATOMICS, *PAIRS,
+    *BATCHES,
 )  # fmt: skip

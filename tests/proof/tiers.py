@@ -67,17 +67,20 @@ KINDS: dict[str, Callable[[int, int], Source]] = {
 
 def plainer(tier: Tier) -> Iterator[Tier]:
     """Translators with one thing less out of the ordinary."""
-    usual, mine = settings(Tier()), settings(tier)
-    for name in ("memory", "landings", "trace"):
+    usual, mine = settings(Tier(at_once=tier.at_once)), settings(tier)
+    for name in usual:
         if mine[name] != usual[name]:
-            chosen = mine | {name: usual[name]}
-            yield Tier(
-                at_once=tier.at_once, memory=chosen["memory"], trace=chosen["trace"], landings=chosen["landings"]
-            )
+            yield Tier(at_once=tier.at_once, **(mine | {name: usual[name]}))
 
 
 def settings(tier: Tier) -> dict[str, int]:
-    return {"memory": tier.memory, "trace": tier.trace, "landings": tier.landings}
+    return {
+        "memory": tier.memory,
+        "landings": tier.landings,
+        "trace": tier.trace,
+        "room": tier.room,
+        "patience": tier.patience,
+    }
 
 
 def fewer(steps: Sequence[Step]) -> Iterator[tuple[Step, ...]]:

@@ -24,7 +24,7 @@ from vpod import disasm
 from vpod._cpu import SAVED_CSRS, Cpu
 from vpod.bus import Bus
 from vpod.devices.clint import Clint
-from vpod.tier import Tier
+from vpod.tier import MAX_ROOM, Tier
 
 __all__ = ["RAM", "Scene", "Step", "Tier", "differences", "draw_steps", "draw_tier", "spend", "word"]
 
@@ -99,12 +99,15 @@ class Step:
 
 
 def draw_tier(rng: random.Random) -> Tier:
-    """Any translator: at once or when code is hot, with much memory or hardly any, short traces, few landings."""
+    """Any translator: at once or when code is hot, patient or not, with much memory or hardly any, short traces, few
+    landings."""
     return Tier(
         at_once=rng.random() < 0.5,
         memory=rng.choice((192 << 10, 192 << 10, 256 << 10, 1 << 20, 64 << 20)),
         trace=rng.choice((1, 2, rng.randrange(1, 129), 128, 128, 128)),
         landings=1 << rng.choice((0, 1, rng.randrange(13), 12, 12, 12)),
+        room=rng.choice((rng.randrange(1, MAX_ROOM), MAX_ROOM, MAX_ROOM, MAX_ROOM)),
+        patience=rng.choice((0, 0, 1, rng.randrange(20), 160)),
     )
 
 
