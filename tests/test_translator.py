@@ -140,7 +140,7 @@ def test_a_cpu_does_as_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> 
         Hart()
 
 
-@pytest.mark.parametrize(("patience", "entries"), [(0, 30), (10, 41), (None, 191)])
+@pytest.mark.parametrize(("patience", "entries"), [(0, 12), (10, 23), (None, 77)])
 def test_a_block_is_translated_when_it_was_entered_often_enough(patience: int | None, entries: int) -> None:
     hart = Hart(LOOP, tier=Tier(patience=patience))
     hart.cpu.run(3 * entries)
@@ -204,7 +204,7 @@ def test_a_block_that_is_dropped_while_it_waits_is_not_translated() -> None:
 def test_what_waits_is_forgotten_when_all_blocks_are(tier: Tier) -> None:
     """The arena overflows while blocks wait: the same memory holds other blocks then, which didn't."""
     page = (word("c.addi", rd="a1", imm=1)) * 2046 + word("jalr", rd="ra", rs1="s1", imm=0)
-    pages = 800
+    pages = 1600
     source = "loop: call f; call g; jr s3; f: addi a0, a0, 1; ret; g: addi a0, a0, 2; ret"
     twins = Twins(source, tier=tier, ram=16 << 20)
     start = RAM + (1 << 20)
@@ -212,7 +212,7 @@ def test_what_waits_is_forgotten_when_all_blocks_are(tier: Tier) -> None:
     twins.set(s1=twins.program["f"], s2=RAM, s3=start)
     for _ in range(3):
         twins.run(pages * 2049 + 300)
-    assert twins.hart.x("a0") > 3 * pages
+    assert twins.hart.x("a0") >= 3 * pages
 
 
 def test_nothing_waits_while_m_uses_another_modes_data() -> None:

@@ -20,7 +20,7 @@ from vpod._mmu cimport *
 cdef enum:
     MAX_BLOCK = 64
     MAX_SCRATCH = 20
-    ARENA_SIZE = 32 << 20
+    ARENA_SIZE = 64 << 20
 
 cdef enum Pseudo:              # what only the block builder makes; numbers go on where the table's end
     OP_NEXT = OP_TABLE_END     # end of a block that just runs on; not an instruction, not counted

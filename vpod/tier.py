@@ -27,7 +27,7 @@ MAX_MEMORY: Final = 1 << 30
 MAX_TRACE: Final = 128
 MAX_ROOM: Final = 36 << 10
 MAX_LANDINGS: Final = 4096
-PATIENCE: Final = 160  # as long as making one translation alone takes longer than interpreting so many blocks
+PATIENCE: Final = 64  # found by trying: some 16 translations a batch
 MAX_PATIENCE: Final = 1 << 20
 
 _UNITS: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}

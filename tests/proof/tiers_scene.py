@@ -107,7 +107,7 @@ def draw_tier(rng: random.Random) -> Tier:
         trace=rng.choice((1, 2, rng.randrange(1, 129), 128, 128, 128)),
         landings=1 << rng.choice((0, 1, rng.randrange(13), 12, 12, 12)),
         room=rng.choice((rng.randrange(1, MAX_ROOM), MAX_ROOM, MAX_ROOM, MAX_ROOM)),
-        patience=rng.choice((0, 0, 1, rng.randrange(20), 160)),
+        patience=rng.choice((0, 0, 1, rng.randrange(20), 64)),
     )
 
 
