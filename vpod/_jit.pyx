@@ -452,11 +452,11 @@ cdef Translation* emit_translation(Hart* h, Block* block, uint32_t key) noexcept
         c.at = start
         j.data = data
         return NULL
+    t.next = block.translations
+    block.translations = t
     if older != NULL:                                        # it is on probation
         retire(h, older)
         j.counters.moved += 1
-    t.next = block.translations
-    block.translations = t
     block.insns[0].run = arm_enter
     block.heat = 0
     t.neighbour = j.regions[j.region].translations
@@ -633,8 +633,6 @@ cdef void arm_enter(Hart* h, Insn* i) noexcept nogil:
     cdef Translation* t
     cdef int key = key_of(h)
     cdef bint stays = 1
-    if h.code_dropped:
-        forget_all(h)
     if key < 0:
         block.first(h, i)
         return
@@ -665,7 +663,7 @@ cdef void arm_enter(Hart* h, Insn* i) noexcept nogil:
         h.pc = h.page_va + <uint64_t>h.exit_link.offset
 
 cdef void arm_count(Hart* h, Insn* i) noexcept nogil:
-    """Stands in front of a cold block."""
+    """Stands in front of a cold block, as all are when all were dropped."""
     if h.code_dropped:
         forget_all(h)
     if waits(h, h.block, key_of(h)):
