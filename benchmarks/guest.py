@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from vpod_builder import kernel, recipe
 from vpod_builder.deb import Deb
@@ -102,6 +103,26 @@ class Guest:
         return guest
 
 
+class Bare(NamedTuple):
+    """A guest of one kernel and Alpine's root filesystem as released, to whose shell it boots."""
+
+    kernel_name: str
+    firmware: bytes
+    kernel: bytes
+    initrd: bytes
+
+    @classmethod
+    def assemble(cls, key: str, report: Report) -> Bare:
+        """With the kernel of `kernels/KEY.toml`. Raises `SourceError` and `BuildError` as a build of a snapshot."""
+        fetcher = Fetcher(report)
+        name, image, firmware = _kernel_and_firmware(Inputs(), fetcher, key)
+        tree = Tree()
+        rootfs, label = _rootfs(Inputs(), fetcher)
+        tree.unpack(entries(inflate(rootfs, limit=MAX_ROOTFS, name=label), name=label), name=label)
+        tree.device("/dev/console", Kind.CHARACTER, 5, 1)
+        return cls(name, firmware, image, tree.cpio())
+
+
 def _init() -> str:
     """The guest's first process: what is prepared, a pause, what is measured."""
     return f"""#!/bin/sh
@@ -154,11 +175,11 @@ def _python_programs(tree: Tree, binaries: Path) -> None:
         tree.file(f"{DEBIAN}{BENCH}/{tool}", (binaries / tool).read_bytes(), 0o755)
 
 
-def _kernel_and_firmware(inputs: Inputs, fetcher: Fetcher) -> tuple[str, bytes, bytes]:
+def _kernel_and_firmware(inputs: Inputs, fetcher: Fetcher, key: str = kernel.STOCK) -> tuple[str, bytes, bytes]:
     """The kernel's name, its image and the firmware's."""
     if inputs.kernel is not None and inputs.firmware is not None:
         return inputs.kernel.name, _read(inputs.kernel), _read(inputs.firmware)
-    description = kernel.describe(recipe.find(RECIPE).kernel)
+    description = kernel.describe(key)
     archive = Archive(fetcher, suite=description.suite, components=description.components)
     loaded = kernel.load(description, archive)
     image = loaded.image if inputs.kernel is None else _read(inputs.kernel)

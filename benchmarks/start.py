@@ -3,6 +3,9 @@
 Why it exists: "instant" is vpod's second promise, and this is where it is measured: building a snapshot and its size,
 creating a sandbox up to the first answer, the next commands, Python, the whole ``vpod run`` process, memory when idle.
 
+Before snapshots are built, Alpine's root filesystem is booted from the firmware to its shell's prompt. Where the lean
+kernel is (``vpod-build --kernel lean``), that and the builds are done with either, and the last one built is used.
+
 Where the snapshot has Python there is one figure more: ``python3 -c pass`` as the first command after a restore, when
 nothing is translated yet, with vpod's translator and without (`VPOD_JIT`), in turns.
 
@@ -37,19 +40,29 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
+from vpod_builder import kernel, kernel_build
+from vpod_builder.progress import Report
 
 from benchmarks import BenchmarkError, count
 from benchmarks.engines import INTERPRETER, TRANSLATION, VPOD
+from benchmarks.guest import Bare
 from vpod import Sandbox, paths, snapshots
 from vpod.errors import VpodError
+from vpod.machine import Event, Machine
 
 if TYPE_CHECKING:
     from vpod.snapshots import Cached
 
 USUAL = ("alpine:3.23", "debian:13")
-BUILD_LIMITS = {"alpine-3.23": (60.0, 40.0), "debian-13": (300.0, 90.0)}  # seconds, megabytes
+BUILD_LIMITS = {"alpine-3.23": (15.0, 40.0), "debian-13": (300.0, 90.0)}  # seconds, megabytes
+BOOT_LIMITS = {kernel.STOCK: 1.5, kernel.LEAN: 0.4}  # seconds
+LEAN_SHARE = {"alpine-3.23": 0.6}  # of the stock kernel's snapshot
+BOOT_COMMAND_LINE = "console=ttyS0 quiet loglevel=0 rdinit=/bin/sh"
+BOOT_PATIENCE = 60.0  # seconds
+PROMPT = b"/ # "
 PYTHON = "python3 -c pass"
 PYTHON_GAIN = 2.0  # times as fast as interpreted
+BOOTS = 5  # with each kernel
 SETTLE = 2.0  # seconds that a sandbox is left alone before its memory is read
 MAX_LOAD = 0.5  # processes that wanted a CPU in the minute before, above which figures are not worth quoting
 MS, MB = 1e3, 1e-6
@@ -186,22 +199,58 @@ def memory(smaps: str, ram_path: str) -> tuple[int, int, int]:
     return resident, resident - mapped + written, written
 
 
+def kernels() -> tuple[str, ...]:
+    """The kernels that are here: Debian's, and the lean one if it was built."""
+    lean = kernel_build.newest(kernel.describe(kernel.LEAN)) is not None
+    return (kernel.STOCK, kernel.LEAN) if lean else (kernel.STOCK,)
+
+
+def boots(times: int) -> list[Figure]:
+    """Alpine's root filesystem from the firmware's first instruction to its shell's prompt, with each kernel."""
+    figures = []
+    for key in kernels():
+        bare = Bare.assemble(key, Report(quiet=True))
+        took = tuple(each / MS for each in timed(times, lambda bare=bare: boot(bare)))
+        figures.append(Figure("alpine, booted", f"firmware to prompt, {key}", "s", took, BOOT_LIMITS[key]))
+    return figures
+
+
+def boot(bare: Bare) -> None:
+    """Boot to the prompt. Raises `BenchmarkError` if it doesn't come."""
+    machine = Machine()
+    heard = bytearray()
+    machine.uart.output = heard.extend
+    machine.load(bare.firmware, bare.kernel, bare.initrd, BOOT_COMMAND_LINE)
+    event = machine.run(seconds=BOOT_PATIENCE, until=lambda: PROMPT in heard)
+    if event is not Event.UNTIL:
+        last = bytes(heard[-200:])
+        raise BenchmarkError(f"{bare.kernel_name}: no prompt, but {event.value}; the last heard: {last!r}")
+
+
 def build(recipe: str, target: Path) -> list[Figure]:
-    """Make a snapshot with ``vpod-build``, sources downloaded before; how long that took and how large it is."""
-    before = _downloads()
-    took = _build_once(recipe, target)
-    if _downloads() != before:  # it had to fetch something, which is not what is measured
-        took = _build_once(recipe, target)
+    """Make a snapshot with ``vpod-build``, sources downloaded before; how long that took and how large it is, with each
+    kernel that is here. The last one stays in `target`.
+    """
+    figures = []
+    sizes = []
     seconds, megabytes = BUILD_LIMITS.get(recipe, (None, None))
-    return [
-        Figure(recipe, "build", "s", (took,), seconds),
-        Figure(recipe, "snapshot file", "MB", (target.stat().st_size * MB,), megabytes),
-    ]
+    for key in kernels():
+        before = _downloads()
+        took = _build_once(recipe, target, key)
+        if _downloads() != before:  # it had to fetch something, which is not what is measured
+            took = _build_once(recipe, target, key)
+        sizes.append(target.stat().st_size)
+        figures.append(Figure(recipe, f"build, {key}", "s", (took,), seconds))
+        figures.append(Figure(recipe, f"snapshot file, {key}", "MB", (sizes[-1] * MB,), megabytes))
+    if len(sizes) == 2:
+        share = (sizes[1] / sizes[0],)
+        figures.append(Figure(recipe, "snapshot file, lean's of stock's", "", share, LEAN_SHARE.get(recipe)))
+    return figures
 
 
-def _build_once(recipe: str, target: Path) -> float:
+def _build_once(recipe: str, target: Path, key: str) -> float:
     began = time.perf_counter()
-    command = [sys.executable, "-m", "vpod_builder", recipe, "-o", str(target)]
+    command = [sys.executable, "-m", "vpod_builder", recipe, "--kernel", key, "-o", str(target)]
     if subprocess.run(command, stdin=subprocess.DEVNULL).returncode != 0:
         raise BenchmarkError(f"vpod-build {recipe} failed; its own message stands above")
     return time.perf_counter() - began
@@ -232,7 +281,9 @@ def table(figures: Sequence[Figure]) -> Table:
     for title in ("median", "least", "most", "limit", "times"):
         made.add_column(title, justify="right", no_wrap=True)
     for each in figures:
-        numbers = [f"{value:.1f} {each.unit}".rstrip() for value in (each.median, min(each.values), max(each.values))]
+        digits = 1 if each.unit in ("ms", "MB") else 2
+        values = (each.median, min(each.values), max(each.values))
+        numbers = [f"{value:.{digits}f} {each.unit}".rstrip() for value in values]
         made.add_row(each.snapshot, each.what, *numbers, each.wanted(), str(len(each.values)))
     return made
 
@@ -242,6 +293,8 @@ def run(options: argparse.Namespace) -> list[Figure]:
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="vpod-bench-") as folder:
         names = {name: name for name in options.snapshot}  # a name or path, and what the table calls it
+        if options.build:
+            figures += boots(BOOTS)
         for number, recipe in enumerate(options.build):
             target = Path(folder, f"{number}.snap")
             figures += build(recipe, target)

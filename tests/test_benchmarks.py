@@ -15,6 +15,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from machine_code import assemble
 
 from benchmarks import BenchmarkError, compare, engines, guest, start
 from benchmarks import programs as table
@@ -497,20 +498,34 @@ def test_every_call_is_timed() -> None:
     assert len(start.timed(4, lambda: calls.append(1))) == len(calls) == 4
 
 
-def test_a_build_that_fetched_is_made_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    target, downloads = tmp_path / "x.snap", iter([set(), {"sha256-1"}])
-    builds: list[str] = []
+@pytest.mark.parametrize("kernels", [("debian-stock",), ("debian-stock", "lean")])
+def test_a_build_that_fetched_is_made_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kernels: tuple[str, ...]
+) -> None:
+    target, downloads = tmp_path / "x.snap", iter([set(), {"sha256-1"}, {"sha256-1"}, {"sha256-1"}])
+    builds: list[tuple[str, str]] = []
 
-    def build_once(recipe: str, target: Path) -> float:
-        builds.append(recipe)
-        target.write_bytes(bytes(2_000_000))
+    def build_once(recipe: str, target: Path, key: str) -> float:
+        builds.append((recipe, key))
+        target.write_bytes(bytes(1_000_000 if key == "lean" else 2_000_000))
         return float(len(builds))
 
+    monkeypatch.setattr(start, "kernels", lambda: kernels)
     monkeypatch.setattr(start, "_downloads", lambda: next(downloads))
     monkeypatch.setattr(start, "_build_once", build_once)
-    time, size = start.build("alpine-3.23", target)
-    assert builds == ["alpine-3.23"] * 2 and (time.values, size.values) == ((2.0,), (2.0,))
-    assert (time.limit, size.limit) == (60.0, 40.0)
+    time, size, *lean = start.build("alpine-3.23", target)
+    assert builds == [("alpine-3.23", key) for key in (kernels[0], *kernels)]
+    assert (time.values, size.values) == ((2.0,), (2.0,))
+    assert (time.limit, size.limit) == (15.0, 40.0)
+    assert [(each.values, each.limit) for each in lean] == [((3.0,), 15.0), ((1.0,), 40.0), ((0.5,), 0.6)][: len(lean)]
+    assert len(lean) == 3 * (len(kernels) - 1)
+
+
+def test_a_guest_without_a_prompt_is_an_error_that_shows_what_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start, "BOOT_PATIENCE", 0.1)
+    silent = guest.Bare("6.0-mute", assemble("j .").code, b"", b"")
+    with pytest.raises(BenchmarkError, match=r"6\.0-mute: no prompt, but time; the last heard: b''"):
+        start.boot(silent)
 
 
 def test_an_empty_home_is_told_what_to_build(

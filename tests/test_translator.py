@@ -140,7 +140,7 @@ def test_a_cpu_does_as_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> 
         Hart()
 
 
-@pytest.mark.parametrize(("patience", "entries"), [(0, 12), (10, 23), (None, 77)])
+@pytest.mark.parametrize(("patience", "entries"), [(0, 30), (10, 41), (None, 95)])
 def test_a_block_is_translated_when_it_was_entered_often_enough(patience: int | None, entries: int) -> None:
     hart = Hart(LOOP, tier=Tier(patience=patience))
     hart.cpu.run(3 * entries)

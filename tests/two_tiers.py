@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 
 INTERPRETED = Tier(translate=False)
 FORCED = Tier(at_once=True)
-COUNTED = Tier(patience=30)  # programs of tests are short
+COUNTED = Tier(patience=10)  # programs of tests are short
 BATCHED = Tier(at_once=True, patience=3)  # what is entered anew waits for others
 
 FS_DIRTY = 3 << 13

@@ -80,7 +80,7 @@ cdef enum:
     COMMON_SIZE = 4 * PAGE_SIZE        # of the code that all translations share
     HUGE_PAGE = 2 << 20
     REGION_MIN = 84 << 10              # COMMON_SIZE, CODE_ROOM, DATA_ROOM and two pages
-    THRESHOLD = 12                     # entries of a block before it is hot, and waits for others
+    THRESHOLD = 30                     # entries of a block before it is hot, and waits for others
     UNTRANSLATABLE = 1 << 20           #   and before that is tried again
 
 
