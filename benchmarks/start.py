@@ -59,7 +59,7 @@ BOOT_LIMITS = {kernel.STOCK: 1.5, kernel.LEAN: 0.4}  # seconds
 LEAN_SHARE = {"alpine-3.23": 0.6}  # of the stock kernel's snapshot
 BOOT_COMMAND_LINE = "console=ttyS0 quiet loglevel=0 rdinit=/bin/sh"
 BOOT_PATIENCE = 60.0  # seconds
-PROMPT = b"/ # "
+PROMPT = b"~ # "
 PYTHON = "python3 -c pass"
 PYTHON_GAIN = 2.0  # times as fast as interpreted
 BOOTS = 5  # with each kernel
