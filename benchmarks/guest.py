@@ -85,10 +85,7 @@ class Guest:
         """
         fetcher = Fetcher(report)
         name, image, firmware = _kernel_and_firmware(inputs, fetcher)
-        tree = Tree()
-        rootfs, label = _rootfs(inputs, fetcher)
-        tree.unpack(entries(inflate(rootfs, limit=MAX_ROOTFS, name=label), name=label), name=label)
-        tree.device("/dev/console", Kind.CHARACTER, 5, 1)
+        tree = _alpine(inputs, fetcher)
         for binary in (*TOOLS, *(program.name for program in compiled(programs))):
             tree.file(f"{BENCH}/{binary}", (binaries / binary).read_bytes(), 0o755)
         if any(program.kind is Source.PYTHON for program in programs):
@@ -116,11 +113,7 @@ class Bare(NamedTuple):
         """With the kernel of `kernels/KEY.toml`. Raises `SourceError` and `BuildError` as a build of a snapshot."""
         fetcher = Fetcher(report)
         name, image, firmware = _kernel_and_firmware(Inputs(), fetcher, key)
-        tree = Tree()
-        rootfs, label = _rootfs(Inputs(), fetcher)
-        tree.unpack(entries(inflate(rootfs, limit=MAX_ROOTFS, name=label), name=label), name=label)
-        tree.device("/dev/console", Kind.CHARACTER, 5, 1)
-        return cls(name, firmware, image, tree.cpio())
+        return cls(name, firmware, image, _alpine(Inputs(), fetcher).cpio())
 
 
 def _init() -> str:
@@ -185,6 +178,15 @@ def _kernel_and_firmware(inputs: Inputs, fetcher: Fetcher, key: str = kernel.STO
     image = loaded.image if inputs.kernel is None else _read(inputs.kernel)
     firmware = loaded.firmware if inputs.firmware is None else _read(inputs.firmware)
     return loaded.version if inputs.kernel is None else inputs.kernel.name, image, firmware
+
+
+def _alpine(inputs: Inputs, fetcher: Fetcher) -> Tree:
+    """Alpine's root filesystem, and the console that a kernel gives to its first process."""
+    tree = Tree()
+    rootfs, label = _rootfs(inputs, fetcher)
+    tree.unpack(entries(inflate(rootfs, limit=MAX_ROOTFS, name=label), name=label), name=label)
+    tree.device("/dev/console", Kind.CHARACTER, 5, 1)
+    return tree
 
 
 def _rootfs(inputs: Inputs, fetcher: Fetcher) -> tuple[bytes, str]:

@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
-from vpod_builder import kernel, kernel_build
+from vpod_builder import kernel
 from vpod_builder.progress import Report
 
 from benchmarks import BenchmarkError, count
@@ -201,8 +201,8 @@ def memory(smaps: str, ram_path: str) -> tuple[int, int, int]:
 
 def kernels() -> tuple[str, ...]:
     """The kernels that are here: Debian's, and the lean one if it was built."""
-    lean = kernel_build.newest(kernel.describe(kernel.LEAN)) is not None
-    return (kernel.STOCK, kernel.LEAN) if lean else (kernel.STOCK,)
+    chosen = kernel.choose(kernel.STOCK).key
+    return (kernel.STOCK,) if chosen == kernel.STOCK else (kernel.STOCK, chosen)
 
 
 def boots(times: int) -> list[Figure]:
