@@ -1,7 +1,7 @@
 """What the translator's chapters share: its state, the registers it pins, and the words in which they emit.
 
 `_jit.pyx` decides what is translated and owns the memory for code; `_emit_integer`, `_emit_memory`, `_emit_float` and `_emit_flow`
-turn decoded instructions into x86-64 code; `_x86` encodes it. docs/design/translator.md is the design, docs/translator.md the
+turn decoded instructions into x86-64 code, `_emit_common` makes what all of it shares; `_x86` encodes it. docs/design/translator.md is the design, docs/translator.md the
 argument for its safety.
 
 Invariants: while translated code runs RBP is the hart (+ BIAS), R15 the countdown, and PINS says which host register holds which x

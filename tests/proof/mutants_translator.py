@@ -12,7 +12,7 @@ from tests.proof.mutants import CODE, MMU, PROGRAMS, Mutation
 
 JIT, TRANSLATOR, ENCODER = "vpod/_jit.pyx", "vpod/_translator.pxd", "vpod/_x86.pxd"
 FLOW, INTEGERS, MEMORY = "vpod/_emit_flow.pxd", "vpod/_emit_integer.pxd", "vpod/_emit_memory.pxd"
-FLOATS = "vpod/_emit_float.pxd"
+FLOATS, COMMON = "vpod/_emit_float.pxd", "vpod/_emit_common.pxd"
 
 CROSSED = "floats kind=cross operands=doubles arity=2"
 EPISODES = "tiers kind=episodes seed=1 first=0 scenes=30 effort=3000000 shrinking=0"
@@ -61,11 +61,11 @@ COUNTING = (
         "    h.countdown += single.left\n", "", WEB,
     ),
     Fault(
-        "an access that faults is counted", JIT,
+        "an access that faults is counted", COMMON,
         "    patch(fault, c.at)\n    alu_ri(c, ADD, 1, R15, 1)\n", "    patch(fault, c.at)\n", WEB,
     ),
     Fault(
-        "helpers see an old countdown", JIT,
+        "helpers see an old countdown", COMMON,
         "    mov_mr(c, 1, RBP, off(h, &h.countdown), R15)\n    lea_rm", "    lea_rm",
         WEB,
     ),
@@ -131,7 +131,7 @@ FLOWING = (
         "left = h.countdown - 1", "left = h.countdown", CHAINS,
     ),
     Fault(
-        "what lies in two pages doesn't know the flags", JIT,
+        "what lies in two pages doesn't know the flags", COMMON,
         "        emit_sync(h, j)                                      # it may read", "        # it may read", CHAINS,
     ),
     Fault(
@@ -179,7 +179,7 @@ REGISTERS = (
         "{1, 2, 8, 9, 10, 11, 12, 13, 14, 15}", "{1, 2, 8, 9, 10, 11, 12, 13, 14, 14}", ROUNDS,
     ),
     Fault(
-        "rdi counts as saved by what is called", JIT,
+        "rdi counts as saved by what is called", COMMON,
         "reg == RBX or reg >= R12", "reg == RBX or reg == RDI or reg >= R12", WEB,
     ),
     Fault(
@@ -231,12 +231,12 @@ ACCESSES = (
         "    h.status = store_slow(h, va, size, value)\n    if h.status == LEAVE: h.status = CONTINUE", WEB,
     ),
     Fault(
-        "the window is refilled for stores by the right to read", JIT,
+        "the window is refilled for stores by the right to read", COMMON,
         "int32_t tag = off(h, &e.write_tag) if write else off(h, &e.read_tag)", "int32_t tag = off(h, &e.read_tag)",
         WEB,
     ),
     Fault(
-        "the window is refilled from the TLB's second place unasked", JIT,
+        "the window is refilled from the TLB's second place unasked", COMMON,
         "    op_rx(c, CMP << 3 | 3, 1, RCX, RBP, RDX, 0, tag)\n    miss",
         "    alu_rr(c, CMP, 1, RCX, RCX)\n    miss", WEB,
     ),
@@ -245,7 +245,7 @@ ACCESSES = (
         "            fetch(c, RAX, i.rs1)\n            jump_to(c, o.access)", "            jump_to(c, o.access)", STATE,
     ),
     Fault(
-        "a refilled window's addend is the one it had", JIT,
+        "a refilled window's addend is the one it had", COMMON,
         "    op_rx(c, OP_MOV_STORE, 1, RDX, RBP, RAX, 0, off(h, &w.addend))\n", "", STATE,
     ),
     Fault(
