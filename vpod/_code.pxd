@@ -97,6 +97,16 @@ cdef inline void isolate(Translation* t) noexcept nogil:
     while t.incoming != NULL:
         unlink(t.incoming)
 
+cdef inline Translation** site_of(Hart* h, uint64_t pa, uint32_t key) noexcept nogil:
+    """Where the translation for a physical address and a key is noted, or another that shares the place."""
+    return &h.site[((pa >> 1) ^ (pa >> 16) ^ <uint64_t>key << 13) & (SITES - 1)]
+
+cdef inline void leave_site(Hart* h, Translation* t) noexcept nogil:
+    """The translation is no longer found by its address."""
+    cdef Translation** site = site_of(h, t.pa, t.key)
+    if site[0] == t:
+        site[0] = NULL
+
 cdef inline void drop_page(Hart* h, uint64_t page) noexcept nogil:
     """Forget all blocks of a RAM page, by number."""
     cdef Block* block = h.code_pages[page].blocks
@@ -106,6 +116,7 @@ cdef inline void drop_page(Hart* h, uint64_t page) noexcept nogil:
         t = block.translations
         while t != NULL:
             isolate(t)
+            leave_site(h, t)
             t.dropped = 1
             t = t.next
         at = hash_slot(h, block.pa)
@@ -142,5 +153,6 @@ cdef inline void drop_all(Hart* h) noexcept nogil:
         h.block_hash[n] = NULL
     h.arena_used = 0
     h.code_dropped = 1
+    memset(h.site, 0, sizeof(h.site))
     h.exit_link = NULL
     jump_flush(h)

@@ -66,7 +66,6 @@ cdef inline void emit_entry(Hart* h, Jit* j, int fp) noexcept nogil:
     jump_r(c, RAX)
     j.exit_at[fp] = c.at
     alu_rm(c, ADD, 1, RAX, RBP, off(h, &h.page_va))
-    j.exit_pc[fp] = c.at
     mov_mr(c, 1, RBP, off(h, &h.pc), RAX)
     j.exit_set[fp] = c.at
     alu_rr(c, XOR, 0, RAX, RAX)
@@ -191,6 +190,26 @@ cdef inline void emit_straddle(Hart* h, Jit* j, int fp) noexcept nogil:
     emit_call(h, j, 3, fp, 1)
     jump_r(c, RAX)
 
+cdef inline void emit_onward(Hart* h, Jit* j, int fp) noexcept nogil:
+    """From a link that leads nowhere, or from an indirect jump without landing, to translated code if there is any, or out."""
+    cdef Code* c = &j.code
+    cdef uint8_t* out
+    j.onward_pc[fp] = c.at
+    mov_mr(c, 1, RBP, off(h, &h.pc), RAX)
+    alu_rr(c, XOR, 0, RAX, RAX)
+    j.onward[fp] = c.at
+    emit_spill(c, 0)
+    if fp:
+        emit_fspill(h, c)
+    mov_rr(c, 1, RSI, RAX)
+    emit_call(h, j, 4, fp, 0)
+    op_rr(c, OP_TEST, 1, RAX, RAX)
+    out = jump_cc(c, CC_E)
+    jump_r(c, RAX)
+    patch(out, c.at)
+    mov_rm(c, 1, RAX, RBP, off(h, &h.exit_link))
+    jump_to(c, j.exit_link[fp])
+
 cdef inline void emit_common(Hart* h, Jit* j) noexcept nogil:
     cdef Code* c = &j.code
     cdef int mode, fp, key
@@ -206,6 +225,7 @@ cdef inline void emit_common(Hart* h, Jit* j) noexcept nogil:
         emit_slow(h, j, fp, 1)
         emit_arm_call(h, j, fp)
         emit_straddle(h, j, fp)
+        emit_onward(h, j, fp)
     for key in range(KEYS):
         emit_land_apart(h, j, <uint32_t>key)
     j.sync = c.at

@@ -64,7 +64,7 @@ cdef inline void emit_link(Hart* h, Jit* j, Translation* t, int32_t offset) noex
     link.stub = c.at
     link.target = c.at
     op_rp(c, OP_LEA, 1, RAX, link)
-    jump_to(c, j.exit_link[j.fp])
+    jump_to(c, j.onward[j.fp])
 
 cdef inline void emit_return_address(Hart* h, Code* c, Insn* i, int32_t next_offset) noexcept nogil:
     """rd of a jump. RAX is kept."""
@@ -105,7 +105,7 @@ cdef inline void emit_land_apart(Hart* h, Jit* j, uint32_t key) noexcept nogil:
     j.land_apart[key] = c.at
     alu_ri(c, XOR, 0, RCX, <int32_t>(second_landing(j, 0) << 1))
     op_rx(c, CMP << 3 | 3, 1, RAX, RBP, RCX, 3, off(h, &h.landing[key][0].tag))
-    jump_cc_to(c, CC_NE, j.exit_pc[key >> 2])
+    jump_cc_to(c, CC_NE, j.onward_pc[key >> 2])
     emit_landed(h, j, key)
 
 cdef inline uint64_t first_landing(Jit* j, uint64_t pc) noexcept nogil:

@@ -52,6 +52,7 @@ cdef enum:
     KEYS = 8                   # of translations
     WINDOWS = 256              # of a data mode, for translated code
     LANDINGS = 4096
+    SITES = 65536
     ENTERED_WORDS = 4096
 
 cdef enum:                     # exception causes, privileged specification, table "mcause values after trap"
@@ -266,3 +267,4 @@ cdef struct Hart:
     Window window[TLB_MODES][WINDOWS]
     void* helpers[8]
     Landing landing[KEYS][LANDINGS]
+    Translation* site[SITES]   # physical pc and key → the translation, if no other took its place

@@ -19,7 +19,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from vpod._blocks cimport OP_CSR_INLINE, fetch_parcels, finish, new_block
-from vpod._code cimport HASH_SIZE, drop_page, hash_slot, isolate, land_flush, unlink
+from vpod._code cimport hash_slot, isolate, land_flush, leave_site, note_entered, site_of, unlink
 from vpod._decode cimport *
 from vpod._emit_common cimport COMMON_SIZE, emit_common
 from vpod._emit_float cimport emit_floating, fill_constants
@@ -27,7 +27,7 @@ from vpod._emit_flow cimport *
 from vpod._emit_integer cimport emit_integer, emit_pair
 from vpod._emit_memory cimport *
 from vpod._hart cimport *
-from vpod._mmu cimport MODE_M, STATUS_FS, STATUS_MPRV, load_raw, load_slow, store_slow
+from vpod._mmu cimport MODE_M, STATUS_FS, fetch_mode, first_place, load_raw, load_slow, store_slow
 from vpod._trap cimport enter_trap, take_interrupt
 from vpod._translator cimport *
 from vpod._x86 cimport *
@@ -82,6 +82,39 @@ cdef enum:
     REGION_MIN = 84 << 10              # COMMON_SIZE, CODE_ROOM, DATA_ROOM and two pages
     THRESHOLD = 30                     # entries of a block before it is hot, and waits for others
     UNTRANSLATABLE = 1 << 20           #   and before that is tried again
+
+
+# ---- links and sites -----------------------------------------------------------------------------------------------
+
+cdef inline bint leads_to(Hart* h, Link* link, Translation* t, uint64_t pc) noexcept nogil:
+    """Does the link, through which the code was left, lead to `t`, which begins at `pc`, from now on?"""
+    return (link.source.key == t.key and h.page_va + <uint64_t>link.offset == pc
+            and h.running_generation == h.generation[h.priv]
+            and (link.far or (link.source.pa ^ t.pa) >> PAGE_SHIFT == 0))
+
+cdef inline void connect(Link* link, Translation* t) noexcept nogil:
+    link.leads_to = t
+    link.previous = NULL
+    link.next = t.incoming
+    if t.incoming != NULL:
+        t.incoming.previous = link
+    t.incoming = link
+    link.target = t.entry
+
+cdef void link_up(Hart* h, Link* link, Translation* t, uint64_t pc) noexcept nogil:
+    """Lead the link to `t`, which begins at `pc`."""
+    cdef FarLink* far = <FarLink*>link
+    unlink(link)
+    if link.far:
+        far.page_va = h.page_va
+        far.generation = h.running_generation
+        far.next_page_va = pc & ~<uint64_t>(PAGE_SIZE - 1)
+        note_entered(h, pc)
+    connect(link, t)
+
+cdef inline void take_site(Hart* h, Translation* t) noexcept nogil:
+    """The translation is found by its address."""
+    site_of(h, t.pa, t.key)[0] = t
 
 
 # ---- what translated code calls ------------------------------------------------------------------------------------
@@ -157,10 +190,39 @@ cdef uint8_t* help_straddle(Hart* h) noexcept nogil:
                 h.pc = h.block_pc + 4
     return go_on(h, j, fp)
 
+cdef inline Translation* known_at(Hart* h, uint64_t pc, uint32_t key) noexcept nogil:
+    """The translation for a virtual pc, if the TLB has its page and the translation its site; NULL says nothing."""
+    cdef TlbEntry* e = first_place(h, fetch_mode(h), pc)
+    cdef uint64_t pa = e.addend + pc - <uint64_t>h.ram + RAM_BASE
+    cdef Translation* t
+    if e.exec_tag != pc & ~<uint64_t>(PAGE_SIZE - 1):
+        return NULL
+    t = site_of(h, pa, key)[0]
+    return t if t != NULL and t.pa == pa and t.key == key else NULL
+
+cdef uint8_t* help_on(Hart* h, Link* link) noexcept nogil:
+    """Where to go on from a link that leads nowhere, or (NULL) at `h.pc`, which has no landing; NULL if the run loop must find out."""
+    cdef Jit* j = <Jit*>h.jit
+    cdef Translation* t
+    h.exit_link = link
+    if link != NULL:
+        h.pc = h.page_va + <uint64_t>link.offset
+    t = known_at(h, h.pc, h.running_key)
+    if t == NULL:
+        return NULL
+    if link == NULL:
+        land(h, j, t, h.pc)
+    elif leads_to(h, link, t, h.pc):
+        link_up(h, link, t, h.pc)
+    h.page_va = h.pc & ~<uint64_t>(PAGE_SIZE - 1)
+    return t.entry
+
 cdef inline uint8_t* go_on(Hart* h, Jit* j, int fp) noexcept nogil:
     """What the run loop would do between two blocks: traps, interrupts, and the next block's translation if its landing is known and it
     expects the same registers; otherwise the exit, and the run loop does it."""
     cdef Landing* landing
+    cdef Translation* t
+    cdef uint8_t* code
     cdef int key
     if h.mmio_state != MMIO_NONE or h.waiting or h.stop_request:
         return j.exit_set[fp]
@@ -175,12 +237,18 @@ cdef inline uint8_t* go_on(Hart* h, Jit* j, int fp) noexcept nogil:
     if key < 0 or key >> 2 != fp:
         return j.exit_set[fp]
     landing = landing_of(h, j, <uint32_t>key, h.pc)
-    if landing == NULL:
-        return j.exit_set[fp]
+    if landing != NULL:
+        code = landing.code
+    else:
+        t = known_at(h, h.pc, <uint32_t>key)
+        if t == NULL:
+            return j.exit_set[fp]
+        land(h, j, t, h.pc)
+        code = t.entry
     h.page_va = h.pc & ~<uint64_t>(PAGE_SIZE - 1)
     h.running_generation = h.generation[h.priv]
     h.running_key = <uint32_t>key
-    return landing.code
+    return code
 
 cdef void arm_resume(Hart* h, Insn* i) noexcept nogil:
     h.resumed = 1
@@ -454,6 +522,7 @@ cdef Translation* emit_translation(Hart* h, Block* block, uint32_t key) noexcept
         return NULL
     t.next = block.translations
     block.translations = t
+    take_site(h, t)
     if older != NULL:                                        # it is on probation
         retire(h, older)
         j.counters.moved += 1
@@ -510,6 +579,7 @@ cdef void retire(Hart* h, Translation* t) noexcept nogil:
         at = &at[0].next
     at[0] = t.next
     isolate(t)
+    leave_site(h, t)
     t.dropped = 1
     if t.block.translations == NULL:
         t.block.insns[0].run = h.counting
@@ -549,6 +619,7 @@ cdef bint begin_region(Hart* h) noexcept nogil:
     t = j.regions[on_probation(j)].translations
     while t != NULL:
         isolate(t)
+        leave_site(h, t)
         t = t.neighbour
     land_flush(h, (1 << KEYS) - 1)
     return 1
@@ -567,21 +638,6 @@ cdef void forget_all(Hart* h) noexcept nogil:
 
 # ---- into translated code and out of it ------------------------------------------------------------------------------------
 
-cdef inline bint leads_to(Hart* h, Link* link, Translation* t, uint64_t pc) noexcept nogil:
-    """Does the link, through which the code was left, lead to `t`, which begins at `pc`, from now on?"""
-    return (link.source.key == t.key and h.page_va + <uint64_t>link.offset == pc
-            and h.running_generation == h.generation[h.priv]
-            and (link.far or (link.source.pa ^ t.pa) >> PAGE_SHIFT == 0))
-
-cdef inline void connect(Link* link, Translation* t) noexcept nogil:
-    link.leads_to = t
-    link.previous = NULL
-    link.next = t.incoming
-    if t.incoming != NULL:
-        t.incoming.previous = link
-    t.incoming = link
-    link.target = t.entry
-
 cdef void link_among(Hart* h, Jit* j, Translation* older) noexcept nogil:
     """Lead the links of the translations made after `older` to what is there already. Within a page that always holds."""
     cdef Translation* t = j.regions[j.region].translations
@@ -595,16 +651,6 @@ cdef void link_among(Hart* h, Jit* j, Translation* older) noexcept nogil:
                 connect(link, made_for(block, t.key))
             link = link.sibling
         t = t.neighbour
-
-cdef void link_up(Hart* h, Link* link, Translation* t, uint64_t pc) noexcept nogil:
-    """Lead the link to `t`, which begins at `pc`."""
-    cdef FarLink* far = <FarLink*>link
-    unlink(link)
-    if link.far:
-        far.page_va = h.page_va
-        far.generation = h.running_generation
-        far.next_page_va = pc & ~<uint64_t>(PAGE_SIZE - 1)
-    connect(link, t)
 
 cdef bint waits(Hart* h, Block* block, int key) noexcept nogil:
     """Should the block wait: until it is hot, and then for others, which will be translated with it? False if it has, or too many do."""
@@ -740,6 +786,7 @@ cdef bint jit_new(Hart* h, uint64_t size, uint32_t trace, uint32_t room, uint32_
     h.helpers[1] = <void*>help_store
     h.helpers[2] = <void*>help_arm
     h.helpers[3] = <void*>help_straddle
+    h.helpers[4] = <void*>help_on
     h.jit = j
     h.counting = arm_count
     h.threshold = 0 if at_once else THRESHOLD

@@ -156,8 +156,9 @@ cdef struct Jit:
     Run run[2]                 # here and below: [1] with F and D
     uint8_t* exit_at[2]        # EAX: offset in the page of the next instruction
     uint8_t* exit_link[2]      # RAX: the link
-    uint8_t* exit_pc[2]        # RAX: the next pc
     uint8_t* exit_set[2]       # h.pc is set
+    uint8_t* onward[2]         # RAX: a link that leads nowhere yet
+    uint8_t* onward_pc[2]      # RAX: the next pc, which has no landing
     uint8_t* straddle[2]       # what begins with the page's last two bytes is next, and is in the next page too
     uint8_t* land_apart[KEYS]  # RAX: the next pc, RCX: twice the index where it has no landing
     uint8_t* refill[TLB_MODES][2]      # see `emit_refill`; [1] for stores

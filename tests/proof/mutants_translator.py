@@ -91,7 +91,8 @@ FLOWING = (
     ),
     Fault(
         "what an arm goes on with has the old page", JIT,
-        "    h.page_va = h.pc & ~<uint64_t>(PAGE_SIZE - 1)\n", "", WEB,
+        "    h.page_va = h.pc & ~<uint64_t>(PAGE_SIZE - 1)\n    h.running_generation",
+        "    h.running_generation", WEB,
     ),
     Fault(
         "a link into another page doesn't ask for the generation", FLOW,
@@ -140,7 +141,7 @@ FLOWING = (
     ),
     Fault(
         "the tag beside a landing isn't compared", FLOW,
-        "    jump_cc_to(c, CC_NE, j.exit_pc[key >> 2])\n", "", WEB,
+        "    jump_cc_to(c, CC_NE, j.onward_pc[key >> 2])\n", "", WEB,
     ),
     Fault(
         "bltu compares signed in translated code", FLOW,
@@ -473,7 +474,31 @@ BATCHES = (
     ),
 )  # fmt: skip
 
+SITES = (
+    Fault(
+        "dropped code is found by its address", CODE,
+        "            leave_site(h, t)\n            t.dropped = 1", "            t.dropped = 1", CHAINS,
+    ),
+    Fault(
+        "all code was dropped and is found by its address", CODE,
+        "    memset(h.site, 0, sizeof(h.site))\n", "", CHAINS,
+    ),
+    Fault(
+        "code is found in a page that isn't in the TLB", JIT,
+        "    if e.exec_tag != pc & ~<uint64_t>(PAGE_SIZE - 1):\n        return NULL\n    t = site_of",
+        "    t = site_of", CHAINS,
+    ),
+    Fault(
+        "code that was found goes on in the page that was left", JIT,
+        "    h.page_va = h.pc & ~<uint64_t>(PAGE_SIZE - 1)\n    return t.entry", "    return t.entry", CHAINS,
+    ),
+    Fault(
+        "code is found by the address that shares its place", JIT,
+        "return t if t != NULL and t.pa == pa and t.key == key else NULL", "return t", CHAINS,
+    ),
+)  # fmt: skip
+
 MUTATIONS = (
     *KEYS, *COUNTING, *FLOWING, *REGISTERS, *ACCESSES, *MEANINGS, *ARITHMETIC, *FLOATING_POINT, *ATOMICS, *PAIRS,
-    *BATCHES,
+    *BATCHES, *SITES,
 )  # fmt: skip
