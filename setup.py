@@ -64,7 +64,7 @@ setup(
     ext_modules=cythonize(
         [
             Extension(f"vpod.{name}", [f"vpod/{name}.pyx"], extra_compile_args=flags, extra_link_args=link)
-            for name in ("_cpu", "_jit", "_fpu")
+            for name in ("_cpu", "_jit", "_fpu", "_host")
         ],
         compiler_directives={
             "language_level": 3,

@@ -33,7 +33,8 @@ def fake(*mode: str, env: Mapping[str, str] | None = None) -> Iterator[Sandbox]:
     cached = Cached({"name": "fake", "tag": "1"}, b"state", os.devnull)
     box = Sandbox(Link([sys.executable, FAKE_WORKER, *mode]), cached, env or {})  # type: ignore[arg-type]
     try:
-        box._start(cached, 20.0)  # type: ignore[arg-type]
+        box.link.thaw(cached.state, cached.ram_path)
+        box._start(20.0)
         yield box
     finally:
         box.close()

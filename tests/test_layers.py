@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 
 # Each layer and what it holds; a module may import from its own layer and those above it in this list.
 LAYERS = [
-    {"errors", "paths", "tier"},
+    {"errors", "paths", "tier", "_host"},
     {"isa", "isagen", "disasm", "_cpu", "_fpu"},
     {"bus", "fdt", "elf"},
     {"devices"},
@@ -18,7 +18,8 @@ LAYERS = [
     {"worker"},
 ]
 HIGHER = {
-    "snapshots", "registry", "link", "exchange", "client", "sandbox", "commands", "code", "terminal", "doctor", "cli",
+    "snapshots", "registry", "link", "template", "exchange", "client", "sandbox", "commands", "code", "terminal",
+    "doctor", "cli",
 }
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

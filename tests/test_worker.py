@@ -220,8 +220,8 @@ class TestWrongCallers:
     @pytest.mark.parametrize(
         ("data", "message"),
         [
-            (wire.encode(wire.AGENT, b"x"), b"first frame must be START"),
-            (wire.encode(wire.START, b"x"), b"first frame must be START"),
+            (wire.encode(wire.AGENT, b"x"), b"first frame must be START or TEMPLATE"),
+            (wire.encode(wire.START, b"x"), b"first frame must be START or TEMPLATE"),
             (b"\xff\xff\xff\xff\x01", b"against the rules"),
             (b"\0\0\0\0\x09", b"kind 9"),
         ],
@@ -237,7 +237,7 @@ class TestWrongCallers:
             worker.start(SLEEP, tmp_path)
             worker.receive(wire.START)
             worker.socket.sendall(wire.encode(wire.START, b"x"))
-            assert b"second START" in worker.receive(wire.STOP)
+            assert b"only a new process" in worker.receive(wire.STOP)
 
     def test_descriptors_sent_later_are_not_taken(self, tmp_path: Path) -> None:
         with Raw() as worker:

@@ -48,7 +48,7 @@ from vpod.client import Client, Deliver
 from vpod.errors import AgentError, GuestStopped, SandboxClosed, SandboxError, WorkerDied
 from vpod.tier import Tier
 
-__all__ = ["MAX_UNSENT", "Link", "worker_command"]
+__all__ = ["MAX_UNSENT", "Link", "reason_of", "spawn", "worker_command"]
 
 MAX_UNSENT: Final = 16 << 20
 _RECEIVE: Final = 256 << 10
@@ -72,13 +72,20 @@ def worker_command() -> list[str]:
 class Link:
     """One worker process and the conversation with its guest's agent. Safe to use from any thread.
 
-    `command` is for tests that put something else in the worker's place; `tier` says how guest code is run (``None``:
-    as the environment has it). `WorkerDied` if no process can be started, `SettingError` if the environment
-    asks nonsense.
+    Starts a process, or takes `process`, a child of this one and the socket to it. `command` is for tests that put
+    something else in the worker's place; `tier` says how guest code is run (``None``: as the environment has it).
+    `WorkerDied` if no process can be started, `SettingError` if the environment asks nonsense.
     """
 
-    def __init__(self, command: Sequence[str] | None = None, tier: Tier | None = None) -> None:
-        environment = (tier or Tier.chosen()).environment()
+    def __init__(
+        self,
+        command: Sequence[str] | None = None,
+        tier: Tier | None = None,
+        *,
+        process: tuple[int, socket.socket] | None = None,
+    ) -> None:
+        pid, self._socket = _started(command, tier or Tier.chosen()) if process is None else process
+        self._pid = pid
         self._client = Client()
         self._lock = threading.RLock()  # guards the client and what is unsent
         self._unsent = bytearray()
@@ -91,14 +98,6 @@ class Link:
         self._status: int | None = None
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
-        self._socket, theirs = socket.socketpair()
-        try:
-            self._pid = _spawn(worker_command() if command is None else command, theirs, environment)
-        except OSError as error:
-            self._close_descriptors()
-            raise WorkerDied(f"no worker process could be started: {error}") from error
-        finally:
-            theirs.close()
         self._socket.setblocking(False)
         self._thread = threading.Thread(target=self._read, name=f"vpod-{self._pid}", daemon=True)
         self._thread.start()
@@ -132,6 +131,14 @@ class Link:
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                     sent = self._socket.sendmsg([frame], rights)
             self._queue(frame[sent:])
+
+    def thaw(self, state: bytes, ram: str | os.PathLike[str]) -> None:
+        """`start` with the RAM file at `ram`."""
+        descriptor = os.open(ram, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self.start(state, descriptor)
+        finally:
+            os.close(descriptor)
 
     def open(self, deliver: Deliver) -> int:
         """Begin a request: see `Client.open`. Raises why the link is of no more use when it isn't."""
@@ -280,7 +287,7 @@ class Link:
             elif kind == wire.STATS:
                 self._statistics.put(payload)
             elif kind == wire.STOP:
-                return _stopped(payload.decode("utf-8", "replace"), self.console.decode("utf-8", "replace"))
+                return reason_of(payload, self.console)
         return None
 
     def _epitaph(self) -> WorkerDied:
@@ -339,8 +346,24 @@ class Link:
         self._close_descriptors()
 
 
-def _spawn(command: Sequence[str], theirs: socket.socket, chosen: dict[str, str]) -> int:
-    """Start the worker with `theirs` as its descriptor 0 and `chosen` in its environment; return its process id."""
+def _started(command: Sequence[str] | None, tier: Tier) -> tuple[int, socket.socket]:
+    """A new process, and our end of the socket to it."""
+    ours, theirs = socket.socketpair()
+    try:
+        return spawn(theirs, tier.environment(), command), ours
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+
+
+def spawn(theirs: socket.socket, chosen: dict[str, str], command: Sequence[str] | None = None) -> int:
+    """Start a worker with `theirs` as its descriptor 0 and `chosen` in its environment; return its process id.
+
+    `WorkerDied` if no process can be started.
+    """
+    command = worker_command() if command is None else command
     spare = -1
     descriptor = theirs.fileno()
     if descriptor <= 2:  # the caller has closed a standard descriptor, and `dup2` onto itself would do nothing
@@ -354,19 +377,22 @@ def _spawn(command: Sequence[str], theirs: socket.socket, chosen: dict[str, str]
     environment = chosen | {name: os.environ[name] for name in _INHERITED if name in os.environ}
     try:
         return os.posix_spawn(command[0], list(command), environment, file_actions=actions, setpgroup=0, setsigmask=[])
+    except OSError as error:
+        raise WorkerDied(f"no worker process could be started: {error}") from error
     finally:
         if spare >= 0:
             os.close(spare)
 
 
-def _stopped(reason: str, console: str) -> SandboxError:
-    """The error that a STOP frame stands for."""
-    who, _, what = reason.partition(": ")
+def reason_of(payload: bytes, console: bytes = b"") -> SandboxError:
+    """The error that a STOP frame stands for; `console` is what the guest wrote last."""
+    who, _, what = payload.decode("utf-8", "replace").partition(": ")
     if who == "worker":
         return WorkerDied(f"the worker failed: {_printable(what)}")
     message = f"the guest stopped: {_printable(what or who)}"
     if what == "panic":
-        lines = [line for line in console.splitlines() if "panic" in line.lower()][-1:]
+        text = console.decode("utf-8", "replace")
+        lines = [line for line in text.splitlines() if "panic" in line.lower()][-1:]
         message += "".join(f" ({_printable(line)})" for line in lines)
     return GuestStopped(message)
 

@@ -26,7 +26,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
-from vpod import protocol
+from vpod import protocol, template
 from vpod.client import Greeting, check_environment, run_request
 from vpod.errors import AgentError, SandboxError
 from vpod.link import Link
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from vpod.code import Code
     from vpod.commands import Commands
     from vpod.snapshots import Cached
+    from vpod.template import Template
 
 __all__ = ["START_TIMEOUT", "Sandbox"]
 
@@ -82,7 +83,9 @@ class Sandbox:
         """
         variables = dict(env or {})
         check_environment(variables)
-        link = Link(tier=Tier.chosen(jit))  # first, so that the worker starts up while the snapshot is looked up
+        tier = Tier.chosen(jit)
+        prepared: Template | Link | None  # first: it starts up while the snapshot is looked up
+        prepared = template.prepare(tier) if template.possible() else Link(tier=tier)
         try:
             from vpod import snapshots
 
@@ -91,8 +94,16 @@ class Sandbox:
             else:
                 named = snapshot if isinstance(snapshot, str) else os.path.abspath(snapshot)
                 cached = snapshots.locate(named, progress=progress, quiet=quiet)
+        except BaseException:
+            if prepared is not None:
+                prepared.close()
+            raise
+        link = prepared if isinstance(prepared, Link) else template.fork(cached, tier, prepared)
+        try:
+            if link is prepared:
+                link.thaw(cached.state, cached.ram_path)
             box = cls(link, cached, variables)
-            box._start(cached, timeout)
+            box._start(timeout)
         except BaseException:
             link.close()
             raise
@@ -138,14 +149,9 @@ class Sandbox:
     def __repr__(self) -> str:
         return f"<Sandbox of {self.name}, {'closed' if self.closed else f'worker {self.link.pid}'}>"
 
-    def _start(self, cached: Cached, timeout: float) -> None:
-        """Give the worker its machine, the guest its randomness and time, and wait until it is ready."""
+    def _start(self, timeout: float) -> None:
+        """Give the guest its randomness and time, and wait until it is ready."""
         deadline = time.monotonic() + timeout
-        ram = os.open(cached.ram_path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            self.link.start(cached.state, ram)
-        finally:
-            os.close(ram)
         notice = protocol.restore_payload(time.time_ns(), os.urandom(protocol.ENTROPY_SIZE))
         greeting = Greeting(self._ask(Kind.RESTORE, notice, Kind.READY, deadline))
         if greeting.version != protocol.VERSION:

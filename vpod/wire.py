@@ -7,7 +7,7 @@ every worker loads it before its machine can start.
 
 Invariants:
 
-- A length above the limit or a kind outside 1..5 raises `WireError` before any of its payload is awaited, and the
+- A length above the limit or a kind outside 1..7 raises `WireError` before any of its payload is awaited, and the
   reader stays broken: the borders between frames are lost.
 - A reader holds at most one unfinished frame between two calls of `Reader.feed`.
 
@@ -23,19 +23,34 @@ from __future__ import annotations
 from struct import Struct
 from typing import Final
 
-__all__ = ["AGENT", "CONSOLE", "MAX_PAYLOAD", "MAX_START", "START", "STATS", "STOP", "Reader", "WireError", "encode"]
+__all__ = [
+    "AGENT",
+    "CONSOLE",
+    "FORK",
+    "MAX_PAYLOAD",
+    "MAX_START",
+    "START",
+    "STATS",
+    "STOP",
+    "TEMPLATE",
+    "Reader",
+    "WireError",
+    "encode",
+]
 
-START: Final = 1  # caller: the state of a machine, its RAM file's descriptor beside it; worker: the machine runs
+START: Final = 1  # caller: the state of a machine, its RAM file's descriptor beside it; worker: its process id, it runs
 AGENT: Final = 2  # bytes of the agent's port
 CONSOLE: Final = 3  # bytes of the UART
 STOP: Final = 4  # caller: end; worker: why it ended, "guest: ..." or "worker: ..."
 STATS: Final = 5  # caller: ask; worker: JSON
+TEMPLATE: Final = 6  # caller: as START, but for a machine that isn't to run
+FORK: Final = 7  # caller, to a template: fork a worker, its socket's descriptor beside it
 
-MAX_PAYLOAD: Final = 1 << 20  # of any frame but a START
+MAX_PAYLOAD: Final = 1 << 20  # of any frame but a START or a TEMPLATE
 MAX_START: Final = 64 << 20
 
 _HEADER: Final = Struct("<IB")
-_KINDS: Final = range(START, STATS + 1)
+_KINDS: Final = range(START, FORK + 1)
 
 
 class WireError(Exception):
@@ -50,7 +65,7 @@ def encode(kind: int, payload: bytes | bytearray = b"") -> bytes:
 
 
 def _limit(kind: int) -> int:
-    return MAX_START if kind == START else MAX_PAYLOAD
+    return MAX_START if kind in (START, TEMPLATE) else MAX_PAYLOAD
 
 
 class Reader:

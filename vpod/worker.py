@@ -5,6 +5,9 @@ caller (`vpod.link`) starts this process with the socket as descriptor 0 and no 
 that ``VPOD_LOG`` names, as 1 and 2; the machine's state and its RAM file's descriptor come over that socket, and
 so does every byte that the guest ever sees.
 
+A process that is started as a *template* (`vpod.template`) restores its machine in the same way and then waits: for
+each FORK it forks a process, which goes on as a worker with a socket of its own. It never runs the machine itself.
+
 One thread: run a slice of about a millisecond, look at the socket, go on. While the guest waits for an interrupt
 the worker sleeps in ``select`` until the next timer or frame, so that an idle sandbox uses no CPU.
 
@@ -23,19 +26,22 @@ Example: ``python -I -S -c "import sys; sys.path.insert(0, ROOT); from vpod.work
 from __future__ import annotations
 
 import _socket  # `socket` would bring selectors and enum along: 5 ms before the machine starts
+import gc
 import os
 import select
 from struct import calcsize, unpack
 from typing import TYPE_CHECKING, Final
 
 from vpod import wire
+from vpod._host import clone_sibling
 
 if TYPE_CHECKING:
     from vpod.machine import Machine
 
-__all__ = ["HIGH", "Worker", "main"]
+__all__ = ["HIGH", "IDLE", "Worker", "main"]
 
 HIGH: Final = 1 << 20  # bytes on their way in either direction before somebody has to wait
+IDLE: Final = 300.0  # seconds that a template of no use waits
 _RECEIVE: Final = 256 << 10
 _SLICE: Final = 0.001  # seconds of guest time between two looks at the socket
 
@@ -55,11 +61,46 @@ class Worker:
         self._console = bytearray()
         self._ending = False
 
-    def receive_start(self) -> tuple[bytes, int]:
-        """Wait for START: the machine's state and its RAM file's descriptor, which the receiver closes."""
+    def receive_start(self) -> tuple[int, bytes, int]:
+        """Wait for START or TEMPLATE: which it is, the machine's state, and its RAM file's descriptor, to be closed."""
+        rule = "the first frame must be START or TEMPLATE"
+        return self._receive_with_descriptor((wire.START, wire.TEMPLATE), rule, None)
+
+    def wait_as_template(self, machine: Machine) -> None:
+        """Fork a process for each FORK; returns in these processes only, each with a socket of its own."""
+        now = machine.cpu.mtime
+        gc.collect()
+        gc.freeze()  # so that collections in the workers don't write to what they share
+        while True:
+            _, _, descriptor = self._receive_with_descriptor((wire.FORK,), "a template is told nothing but FORK", IDLE)
+            try:
+                forked = clone_sibling() == 0
+            except OSError as error:
+                os.close(descriptor)
+                self._unsent += wire.encode(wire.STOP, f"worker: {error}".encode())
+                self._send()
+                continue
+            if forked:
+                os.setsid()
+                os.dup2(descriptor, self._socket.fileno())
+                os.close(descriptor)
+                self._socket.setblocking(False)
+                self._reader = wire.Reader()
+                machine.cpu.mtime = now  # the guest's time stood still
+                return
+            os.close(descriptor)
+
+    def _receive_with_descriptor(
+        self, kinds: tuple[int, ...], rule: str, patience: float | None
+    ) -> tuple[int, bytes, int]:
+        """The next frame, of one of these kinds, alone, with one descriptor beside it; `WireError` says the `rule`.
+
+        `CallerGone` if nothing comes for `patience` seconds.
+        """
         descriptors: list[int] = []
         while True:
-            select.select([self._socket], [], [])
+            if not select.select([self._socket], [], [], patience)[0]:
+                raise CallerGone
             data, ancillary, _, _ = self._socket.recvmsg(_RECEIVE, 64)
             for level, kind, value in ancillary:
                 if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
@@ -70,16 +111,16 @@ class Worker:
             frames = self._reader.feed(data)
             if not frames:
                 continue
-            (kind, state), *more = frames
-            if kind != wire.START or more or len(descriptors) != 1:
-                raise wire.WireError("the first frame must be START, alone, and carry one descriptor")
-            return state, descriptors[0]
+            (kind, payload), *more = frames
+            if kind not in kinds or more or len(descriptors) != 1:
+                raise wire.WireError(f"{rule}, alone, and carry one descriptor")
+            return kind, payload, descriptors[0]
 
     def serve(self, machine: Machine) -> str:
         """Run the machine until it stops, and return why; `CallerGone` when the socket ends or STOP comes first."""
         machine.agent.output = self._agent.extend
         machine.uart.output = self._console.extend
-        self._unsent += wire.encode(wire.START)
+        self._unsent += wire.encode(wire.START, os.getpid().to_bytes(4, "little"))
         while machine.stopped is None:
             sleep = 0.0 if self._blocked else machine.slice(_SLICE)
             self._collect()
@@ -146,7 +187,7 @@ class Worker:
             elif kind == wire.STATS:
                 self._unsent += wire.encode(wire.STATS, self._statistics(machine))
             else:
-                raise wire.WireError("a second START")
+                raise wire.WireError("what only a new process or a template is told")
         machine.service()  # so that the guest's interrupt is there before its next instruction
 
     def _statistics(self, machine: Machine) -> bytes:
@@ -191,9 +232,11 @@ def _run(worker: Worker) -> str:
     try:
         from vpod.machine import Machine
 
-        state, ram_fd = worker.receive_start()
+        kind, state, ram_fd = worker.receive_start()
         machine = Machine.restore(state, ram_fd)
         os.close(ram_fd)
+        if kind == wire.TEMPLATE:
+            worker.wait_as_template(machine)
         return f"guest: {worker.serve(machine)}"
     except CallerGone:
         raise

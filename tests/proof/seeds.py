@@ -193,7 +193,7 @@ def worker_seeds() -> Seeds:
     yield "stop.ok", wire.encode(wire.STOP, b"guest: panic\nKernel panic - not \033[2Jsyncing")
     yield "unfinished.ok", wire.encode(wire.AGENT, b"hello")[:-1]
     yield "too-long.WireError", struct.pack("<IB", wire.MAX_PAYLOAD + 1, wire.AGENT)
-    yield "kind.WireError", struct.pack("<IB", 0, 6)
+    yield "kind.WireError", struct.pack("<IB", 0, 8)
 
 
 def agent_seeds() -> Seeds:

@@ -316,7 +316,7 @@ def read_worker(data: bytes) -> None:
     promise(sum(len(payload) for _, payload in frames) <= len(data), "more than was sent")
     for kind, payload in frames:
         if kind == wire.STOP:
-            message = str(link._stopped(payload.decode("utf-8", "replace"), payload.decode("utf-8", "replace")))
+            message = str(link.reason_of(payload, payload))
             promise(message.isprintable(), "a reason with control characters")
     wire.Reader().feed(data)
 
