@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 
 # Each layer and what it holds; a module may import from its own layer and those above it in this list.
 LAYERS = [
-    {"errors", "paths", "tier", "_host"},
+    {"errors", "paths", "tier", "_host", "confine"},
     {"isa", "isagen", "disasm", "_cpu", "_fpu"},
     {"bus", "fdt", "elf"},
     {"devices"},

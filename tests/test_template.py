@@ -246,6 +246,27 @@ class TestEnds:
             assert link.statistics() and is_running(process)
 
 
+def test_a_worker_that_dies_before_its_first_word_is_told_and_reaped(tmp_path: Path) -> None:
+    """The template has said which process it was."""
+    (tmp_path / "ram").touch()
+    source = Template(TIER)
+    source.start(thawed(SLEEP, tmp_path))  # type: ignore[arg-type]
+    source.fork().close()
+    os.kill(source.pid, signal.SIGSTOP)
+    asking: queue.SimpleQueue = queue.SimpleQueue()
+    thread = threading.Thread(target=lambda: asking.put(source.fork()))
+    thread.start()
+    time.sleep(0.1)
+    os.kill(source.pid, signal.SIGCONT)
+    link = asking.get(timeout=20)
+    os.kill(link.pid, signal.SIGKILL)
+    error = ending(link)
+    assert isinstance(error, WorkerDied) and "SIGKILL" in str(error)
+    link.close()
+    source.close()
+    assert not os.path.exists(f"/proc/{link.pid}")
+
+
 def test_many_at_once_from_many_threads(tmp_path: Path) -> None:
     cached = thawed(SLEEP, tmp_path)
     links: list[Link] = []

@@ -320,6 +320,19 @@ def in_a_thread(body: Callable[[], None]) -> None:
         raise failure
 
 
+def test_where_code_is_can_be_asked() -> None:
+    """For the cage of a worker, which lets nothing else become executable."""
+    hart = Hart("loop: addi a0, a0, 1; j loop", tier=Tier(at_once=True, memory=1 << 20))
+    hart.cpu.run(100)
+    start, size = hart.cpu.code_memory or (0, 0)
+    assert size == 1 << 20 and start >> 32 == (start + size - 1) >> 32
+    if sys.platform.startswith("linux"):
+        with open("/proc/self/maps") as file:
+            starts = [int(line.partition("-")[0], 16) for line in file if line.split()[1].startswith("r-x")]
+        assert start in starts, "what all translations share comes first"
+    assert Hart(tier=Tier(translate=False)).cpu.code_memory is None
+
+
 def test_a_host_without_executable_memory_interprets_and_says_so() -> None:
     def body() -> None:
         refuse(EXECUTABLE)

@@ -417,6 +417,12 @@ cdef class Cpu:
         }
 
     @property
+    def code_memory(self):
+        """Where translated code is, as address and size, all within the same 4 GiB; None where there is no translator."""
+        cdef Jit* j = <Jit*>self.h.jit
+        return None if j == NULL else (<uint64_t>j.memory, j.size)
+
+    @property
     def mtime(self):
         """The machine timer: ticks of 100 ns."""
         return mtime(self.h)

@@ -46,10 +46,22 @@ cdef extern from *:
     #ifndef MAP_NORESERVE
     #define MAP_NORESERVE 0
     #endif
-    static void *vpod_reserve(size_t size, size_t alignment) {
+    static void *vpod_reserve(size_t size, size_t alignment) {          /* all of it within the same 4 GiB */
+        const size_t whole = (size_t)1 << 32;
         char *p = mmap(0, size + alignment, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON | MAP_NORESERVE, -1, 0);
+        char *other;
         size_t before;
         if (p == MAP_FAILED) return 0;
+        if (((size_t)p ^ ((size_t)p + size + alignment)) / whole) {     /* another place, while this one is taken, has no border */
+            other = mmap(0, size + alignment, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON | MAP_NORESERVE, -1, 0);
+            munmap(p, size + alignment);
+            if (other == MAP_FAILED) return 0;
+            p = other;
+            if (((size_t)p ^ ((size_t)p + size + alignment)) / whole) {
+                munmap(p, size + alignment);
+                return 0;
+            }
+        }
         before = -(size_t)p & (alignment - 1);
         if (before) munmap(p, before);
         munmap(p + before + size, alignment - before);

@@ -119,6 +119,17 @@ def _worker() -> _Answer:
     return "missing", str(answer), "set VPOD_LOG=FILE, try again and read that file"
 
 
+def _cage() -> _Answer:
+    """By what a worker is confined here."""
+    from vpod import confine
+
+    absent = confine.missing()
+    if not absent:
+        return "ok", f"workers are confined by {', '.join(confine.LAYERS)}", ""
+    mend = "a Linux kernel of 5.13 or later, in no container that forbids seccomp or Landlock, has them all"
+    return "note", f"workers are confined without {', '.join(absent)}", mend
+
+
 LIBRARIES = ("zstandard", "rich", "pysequoia", *(() if sys.version_info >= (3, 11) else ("tomli",)))
 
 
@@ -245,6 +256,7 @@ CHECKS: Final[dict[str, Callable[[], _Answer]]] = {
     "Python": _python,
     "core": _core,
     "worker": _worker,
+    "cage": _cage,
     "libraries": _libraries,
     "files": _files,
     "memory": _memory,

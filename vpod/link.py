@@ -56,6 +56,11 @@ _CONSOLE_KEPT: Final = 64 << 10
 _END_WAIT: Final = 1.0  # seconds between the end of a worker's socket and the end of its process
 _CLOSED: Final = "this sandbox is closed; create another with Sandbox.create()"
 
+_HINTS: Final = {
+    signal.SIGKILL: "; the host may be out of memory",
+    getattr(signal, "SIGSYS", 0): ": it made a system call that its cage forbids",
+}
+
 # What a worker's interpreter may need to find its own libraries; never the rest, which may hold secrets.
 _INHERITED: Final = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LD_PRELOAD", "ASAN_OPTIONS", "UBSAN_OPTIONS")
 
@@ -302,7 +307,7 @@ class Link:
                 f"the worker process ended with exit code {code} and gave no reason;"
                 " set VPOD_LOG=FILE to see what it writes"
             )
-        hint = "; the host may be out of memory" if -code == signal.SIGKILL else ""
+        hint = _HINTS.get(-code, "")
         return WorkerDied(f"the worker process was ended by {_signal_name(-code)}{hint}; its sandbox is lost")
 
     def _fail(self, failure: SandboxError) -> None:

@@ -24,11 +24,11 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from vpod import protocol, template
+from vpod import confine, protocol, template
 from vpod.client import Greeting, check_environment, run_request
-from vpod.errors import AgentError, SandboxError
+from vpod.errors import AgentError, SandboxError, SettingError
 from vpod.link import Link
 from vpod.protocol import Kind
 from vpod.tier import Jit, Tier
@@ -67,6 +67,7 @@ class Sandbox:
         progress: Callable[[int, int], None] | None = None,
         quiet: bool = False,
         jit: Jit = None,
+        isolation: Literal["default", "strict"] = "default",
     ) -> Sandbox:
         """Start a sandbox from `snapshot`: ``NAME[:TAG]``, or the path of a ``.snap`` file.
 
@@ -75,7 +76,8 @@ class Sandbox:
         be `quiet`. `env` holds variables for the session, for every command and for the Python runner. `timeout` is how
         many seconds the guest may take to report ready once its snapshot is there. `jit` says how guest code is run:
         ``True`` translates what is hot, ``False`` interprets, ``"force"`` translates all; ``None`` leaves that to the
-        environment variable ``VPOD_JIT``.
+        environment variable ``VPOD_JIT``. The worker is confined by every means that this host has; with
+        ``isolation="strict"`` all must be there, else `SettingError` names those that aren't (`vpod doctor` does too).
 
         Raises `SnapshotNotFound`, `SnapshotDamaged`, `SnapshotTooNew`; `BuildError`, `SourceError` and `RegistryError`
         when a snapshot must be made or fetched and can't be; `WorkerDied`, `GuestStopped`, `AgentError` when it doesn't
@@ -84,6 +86,7 @@ class Sandbox:
         variables = dict(env or {})
         check_environment(variables)
         tier = Tier.chosen(jit)
+        _check_isolation(isolation)
         prepared: Template | Link | None  # first: it starts up while the snapshot is looked up
         prepared = template.prepare(tier) if template.possible() else Link(tier=tier)
         try:
@@ -201,3 +204,11 @@ class Sandbox:
                 raise AgentError(f"the guest did not answer {kind.name} in time; the snapshot {self.name} may be bad")
         finally:
             self.link.finish(id)
+
+
+def _check_isolation(isolation: str) -> None:
+    """`SettingError` if it is no isolation, or one that this host can't give."""
+    if isolation not in ("default", "strict"):
+        raise SettingError(f"isolation is {isolation!r}; 'default' and 'strict' are known")
+    if isolation == "strict" and (absent := confine.missing()):
+        raise SettingError(f"isolation='strict', but this host has no {', no '.join(absent)}; see vpod doctor")

@@ -119,36 +119,25 @@ class Template:
         self._socket.close()
 
     def _child(self, ours: socket.socket) -> int:
-        """What a new worker says first: its process id. The template says why there is none."""
-        ours.settimeout(PATIENCE)
-        said = b""
+        """The new worker's process id. The template says it, or why there is none; else the worker's first words do."""
         try:
-            while len(said) < _FIRST.size:
-                data = ours.recv(_FIRST.size - len(said))
-                if not data:
-                    raise self._refusal()
-                said += data
-        except ConnectionError:
-            raise self._refusal() from None
+            while data := self._socket.recv(wire.MAX_PAYLOAD):
+                for kind, payload in self._reader.feed(data):
+                    if kind == wire.FORK and len(payload) == 4:
+                        return int.from_bytes(payload, "little")
+                    raise reason_of(payload)
         except TimeoutError:
             raise WorkerDied(f"its template forked no worker within {PATIENCE:g} s; the host may be too busy") from None
-        size, kind, pid = _FIRST.unpack(said)
-        if (size, kind) != (4, wire.START):
-            raise WorkerDied("the worker broke the protocol with its first words")
-        return int(pid)
-
-    def _refusal(self) -> Exception:
-        """Why a fork came to nothing: what the template said (then it goes on, or ends), or `_Gone` if it is."""
-        try:
-            data = self._socket.recv(wire.MAX_PAYLOAD)
-            for kind, payload in self._reader.feed(data):
-                if kind == wire.STOP:
-                    return reason_of(payload)
+        except wire.WireError as error:
+            raise WorkerDied(f"the template of this sandbox broke the protocol: {error}") from None
         except ConnectionError:
-            return _Gone()
-        except (OSError, wire.WireError) as error:
-            return WorkerDied(f"the template of this sandbox cannot be reached any more: {error}")
-        return _Gone()
+            pass
+        ours.settimeout(PATIENCE)
+        with contextlib.suppress(ConnectionError):  # the template is gone: after the fork, or before
+            said = ours.recv(_FIRST.size, socket.MSG_WAITALL)
+            if len(said) == _FIRST.size:
+                return int(_FIRST.unpack(said)[2])
+        raise _Gone
 
 
 def possible() -> bool:
@@ -192,9 +181,8 @@ def fork(cached: Cached, tier: Tier, prepared: Template | None = None) -> Link:
             return template.fork()
         except _Gone:
             _forget(template)
-        except SandboxError:
-            if template.ended():
-                _forget(template)
+        except SandboxError:  # what it says, it says before it ends; what it can't do, another one may
+            _forget(template)
             raise
     raise WorkerDied("templates of this snapshot end before they can fork; set VPOD_LOG=FILE to see what they write")
 

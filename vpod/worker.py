@@ -1,9 +1,10 @@
 """The worker process: one machine, one socket, and nothing else.
 
-Why it exists: the emulator runs code that wants to harm its host, so it runs where there is nothing to harm. The
-caller (`vpod.link`) starts this process with the socket as descriptor 0 and no other but the null device, or the log
-that ``VPOD_LOG`` names, as 1 and 2; the machine's state and its RAM file's descriptor come over that socket, and
-so does every byte that the guest ever sees.
+Why it exists: the emulator runs code that wants to harm its host, so it runs where there is nothing to harm, in a cage
+(`vpod.confine`) that is closed before the guest's first instruction. The caller (`vpod.link`, `vpod.template`) starts
+this process with the socket as descriptor 0 and no other but the null device, or the log that ``VPOD_LOG`` names, as 1
+and 2; the machine's state and its RAM file's descriptor come over that socket, and so does every byte that the guest
+ever sees.
 
 A process that is started as a *template* (`vpod.template`) restores its machine in the same way and then waits: for
 each FORK it forks a process, which goes on as a worker with a socket of its own. It never runs the machine itself.
@@ -27,12 +28,14 @@ from __future__ import annotations
 
 import _socket  # `socket` would bring selectors and enum along: 5 ms before the machine starts
 import gc
+import json  # before the cage closes, as all else
 import os
+import resource
 import select
 from struct import calcsize, unpack
 from typing import TYPE_CHECKING, Final
 
-from vpod import wire
+from vpod import confine, wire
 from vpod._host import clone_sibling
 
 if TYPE_CHECKING:
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["HIGH", "IDLE", "Worker", "main"]
 
 HIGH: Final = 1 << 20  # bytes on their way in either direction before somebody has to wait
+ADDRESS_SPACE: Final = 1536 << 20  # bytes beside RAM: Python, decoded blocks and translated code, which may be 1 GiB
 IDLE: Final = 300.0  # seconds that a template of no use waits
 _RECEIVE: Final = 256 << 10
 _SLICE: Final = 0.001  # seconds of guest time between two looks at the socket
@@ -69,26 +73,29 @@ class Worker:
     def wait_as_template(self, machine: Machine) -> None:
         """Fork a process for each FORK; returns in these processes only, each with a socket of its own."""
         now = machine.cpu.mtime
+        tighter = _cage(machine, forks=False)
+        absent = confine.close(_cage(machine, forks=True))
         gc.collect()
         gc.freeze()  # so that collections in the workers don't write to what they share
         while True:
             _, _, descriptor = self._receive_with_descriptor((wire.FORK,), "a template is told nothing but FORK", IDLE)
             try:
-                forked = clone_sibling() == 0
+                pid = clone_sibling()
+                answer = wire.encode(wire.FORK, pid.to_bytes(4, "little"))
             except OSError as error:
-                os.close(descriptor)
-                self._unsent += wire.encode(wire.STOP, f"worker: {error}".encode())
-                self._send()
-                continue
-            if forked:
+                pid, answer = -1, wire.encode(wire.STOP, f"worker: {error}".encode())
+            if pid == 0:
                 os.setsid()
                 os.dup2(descriptor, self._socket.fileno())
                 os.close(descriptor)
                 self._socket.setblocking(False)
                 self._reader = wire.Reader()
+                confine.tighten(tighter, absent)
                 machine.cpu.mtime = now  # the guest's time stood still
                 return
             os.close(descriptor)
+            self._unsent += answer
+            self._send()
 
     def _receive_with_descriptor(
         self, kinds: tuple[int, ...], rule: str, patience: float | None
@@ -191,9 +198,6 @@ class Worker:
         machine.service()  # so that the guest's interrupt is there before its next instruction
 
     def _statistics(self, machine: Machine) -> bytes:
-        import json
-        import resource
-
         usage = resource.getrusage(resource.RUSAGE_SELF)
         figures = {
             "instructions": machine.cpu.instret,
@@ -211,6 +215,12 @@ class Worker:
             return
         except OSError as error:
             raise CallerGone from error
+
+
+def _cage(machine: Machine, forks: bool) -> confine.Cage:
+    """The cage of this process: address space for the machine, its code, and as much again as Python may need."""
+    log = os.fstat(2).st_mode & 0o170000 == 0o100000  # a regular file
+    return confine.Cage(machine.memory + ADDRESS_SPACE, machine.cpu.code_memory, forks, log)
 
 
 def main() -> None:
@@ -237,6 +247,8 @@ def _run(worker: Worker) -> str:
         os.close(ram_fd)
         if kind == wire.TEMPLATE:
             worker.wait_as_template(machine)
+        else:
+            confine.close(_cage(machine, forks=False))
         return f"guest: {worker.serve(machine)}"
     except CallerGone:
         raise
