@@ -44,7 +44,7 @@ CONSOLE: Final = 3  # bytes of the UART
 STOP: Final = 4  # caller: end; worker: why it ended, "guest: ..." or "worker: ..."
 STATS: Final = 5  # caller: ask; worker: JSON
 TEMPLATE: Final = 6  # caller: as START, but for a machine that isn't to run
-FORK: Final = 7  # caller, to a template: fork a worker, its socket's descriptor beside it
+FORK: Final = 7  # caller, to a template: fork a worker, its socket's descriptor beside it; template: its process id
 
 MAX_PAYLOAD: Final = 1 << 20  # of any frame but a START or a TEMPLATE
 MAX_START: Final = 64 << 20
