@@ -110,9 +110,7 @@ def test_the_kernel_says_that_the_layers_are_closed(tmp_path: Path, who: str) ->
         found.close()
 
 
-def test_what_a_worker_writes_into_its_log_is_kept_and_bounded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_a_worker_writes_into_its_log_is_kept_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     log = tmp_path / "log"
     monkeypatch.setenv("VPOD_LOG", str(log))
     worker = template.fork(thawed(SLEEP, tmp_path), Tier())  # type: ignore[arg-type]
