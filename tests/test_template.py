@@ -21,6 +21,7 @@ import pytest
 
 from tests.sandboxes import ends, is_running
 from tests.test_worker import MEMORY, POWER_OFF, SLEEP, TO_UART, frozen, say
+from vpod import link as links
 from vpod import template, wire
 from vpod.disasm import encode
 from vpod.errors import GuestStopped, SandboxClosed, WorkerDied
@@ -178,8 +179,6 @@ class TestEnds:
 
     def test_a_template_of_no_use_ends(self, tmp_path: Path) -> None:
         """With a shorter time, in a process started as all are."""
-        from vpod import link as links
-
         command = links.worker_command()
         command[-1] = command[-1].replace("main; main()", "main; import vpod.worker; vpod.worker.IDLE = 0.5; main()")
         held = links.worker_command
@@ -246,25 +245,55 @@ class TestEnds:
             assert link.statistics() and is_running(process)
 
 
+def altered(change: str, cached: Thawed) -> Template:
+    """A template that was started, of whose module `worker` something is altered."""
+    usual = links.worker_command()
+    held, links.worker_command = links.worker_command, lambda: [*usual[:-1], usual[-1].replace("main()", change)]
+    try:
+        found = Template(TIER)
+    finally:
+        links.worker_command = held
+    found.start(cached)  # type: ignore[arg-type]
+    return found
+
+
 def test_a_worker_that_dies_before_its_first_word_is_told_and_reaped(tmp_path: Path) -> None:
     """The template has said which process it was."""
-    (tmp_path / "ram").touch()
-    source = Template(TIER)
-    source.start(thawed(SLEEP, tmp_path))  # type: ignore[arg-type]
-    source.fork().close()
-    os.kill(source.pid, signal.SIGSTOP)
-    asking: queue.SimpleQueue = queue.SimpleQueue()
-    thread = threading.Thread(target=lambda: asking.put(source.fork()))
-    thread.start()
-    time.sleep(0.1)
-    os.kill(source.pid, signal.SIGCONT)
-    link = asking.get(timeout=20)
-    os.kill(link.pid, signal.SIGKILL)
+    change = "import os; from vpod import worker; worker.Worker.serve = lambda *_: os._exit(7); main()"
+    source = altered(change, thawed(SLEEP, tmp_path))
+    link = source.fork()
     error = ending(link)
-    assert isinstance(error, WorkerDied) and "SIGKILL" in str(error)
+    assert isinstance(error, WorkerDied) and "exit code 7" in str(error)
     link.close()
     source.close()
     assert not os.path.exists(f"/proc/{link.pid}")
+
+
+def test_a_template_that_dies_before_its_answer_leaves_a_worker(tmp_path: Path) -> None:
+    """The worker's first words say which process it is."""
+    change = (
+        "import os; from vpod.worker import Worker; first, send = os.getpid(), Worker._send; "
+        "Worker._send = lambda self: os._exit(0) if os.getpid() == first else send(self); main()"
+    )
+    source = altered(change, thawed(SLEEP, tmp_path))
+    link = source.fork()
+    assert ends(source.pid) and link.statistics() and parent_of(link.pid) == os.getpid()
+    link.close()
+    source.close()
+    assert not os.path.exists(f"/proc/{link.pid}") and not os.path.exists(f"/proc/{source.pid}")
+
+
+def test_a_fork_that_the_host_refuses_is_told(tmp_path: Path) -> None:
+    change = (
+        "from vpod import worker; import os; "
+        "worker.clone_sibling = lambda: (_ for _ in ()).throw(OSError(11, 'no process could be forked')); main()"
+    )
+    source = altered(change, thawed(SLEEP, tmp_path))
+    for _ in range(2):
+        with pytest.raises(WorkerDied, match="no process could be forked"):
+            source.fork()
+    assert is_running(source.pid), "it goes on"
+    source.close()
 
 
 def test_many_at_once_from_many_threads(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ from vpod.client import Client, Deliver
 from vpod.errors import AgentError, GuestStopped, SandboxClosed, SandboxError, WorkerDied
 from vpod.tier import Tier
 
-__all__ = ["MAX_UNSENT", "Link", "reason_of", "spawn", "worker_command"]
+__all__ = ["MAX_UNSENT", "Link", "reason_of", "start_process", "worker_command"]
 
 MAX_UNSENT: Final = 16 << 20
 _RECEIVE: Final = 256 << 10
@@ -89,7 +89,7 @@ class Link:
         *,
         process: tuple[int, socket.socket] | None = None,
     ) -> None:
-        pid, self._socket = _started(command, tier or Tier.chosen()) if process is None else process
+        pid, self._socket = start_process(tier or Tier.chosen(), command) if process is None else process
         self._pid = pid
         self._client = Client()
         self._lock = threading.RLock()  # guards the client and what is unsent
@@ -351,11 +351,14 @@ class Link:
         self._close_descriptors()
 
 
-def _started(command: Sequence[str] | None, tier: Tier) -> tuple[int, socket.socket]:
-    """A new process, and our end of the socket to it."""
+def start_process(tier: Tier, command: Sequence[str] | None = None) -> tuple[int, socket.socket]:
+    """Start a worker or a template: its process id, and our end of the socket to it. `WorkerDied` if none can be."""
     ours, theirs = socket.socketpair()
     try:
-        return spawn(theirs, tier.environment(), command), ours
+        return _spawn(worker_command() if command is None else command, theirs, tier.environment()), ours
+    except OSError as error:
+        ours.close()
+        raise WorkerDied(f"no worker process could be started: {error}") from error
     except BaseException:
         ours.close()
         raise
@@ -363,12 +366,8 @@ def _started(command: Sequence[str] | None, tier: Tier) -> tuple[int, socket.soc
         theirs.close()
 
 
-def spawn(theirs: socket.socket, chosen: dict[str, str], command: Sequence[str] | None = None) -> int:
-    """Start a worker with `theirs` as its descriptor 0 and `chosen` in its environment; return its process id.
-
-    `WorkerDied` if no process can be started.
-    """
-    command = worker_command() if command is None else command
+def _spawn(command: Sequence[str], theirs: socket.socket, chosen: dict[str, str]) -> int:
+    """Start the worker with `theirs` as its descriptor 0 and `chosen` in its environment; return its process id."""
     spare = -1
     descriptor = theirs.fileno()
     if descriptor <= 2:  # the caller has closed a standard descriptor, and `dup2` onto itself would do nothing
@@ -382,8 +381,6 @@ def spawn(theirs: socket.socket, chosen: dict[str, str], command: Sequence[str] 
     environment = chosen | {name: os.environ[name] for name in _INHERITED if name in os.environ}
     try:
         return os.posix_spawn(command[0], list(command), environment, file_actions=actions, setpgroup=0, setsigmask=[])
-    except OSError as error:
-        raise WorkerDied(f"no worker process could be started: {error}") from error
     finally:
         if spare >= 0:
             os.close(spare)

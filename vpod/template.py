@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final
 
 from vpod import wire
 from vpod.errors import SandboxError, WorkerDied
-from vpod.link import Link, reason_of, spawn
+from vpod.link import Link, reason_of, start_process
 
 if TYPE_CHECKING:
     from vpod.snapshots import Cached
@@ -53,14 +53,7 @@ class Template:
         self._lock = threading.Lock()
         self._reader = wire.Reader()
         self._ended = False
-        self._socket, theirs = socket.socketpair()
-        try:
-            self.pid: Final = spawn(theirs, tier.environment())
-        except BaseException:
-            self._socket.close()
-            raise
-        finally:
-            theirs.close()
+        self.pid, self._socket = start_process(tier)
         self._socket.settimeout(PATIENCE)
 
     def start(self, cached: Cached) -> None:

@@ -90,6 +90,7 @@ class Worker:
                 os.close(descriptor)
                 self._socket.setblocking(False)
                 self._reader = wire.Reader()
+                self._unsent.clear()  # what was for the template's caller
                 confine.tighten(tighter, absent)
                 machine.cpu.mtime = now  # the guest's time stood still
                 return
